@@ -1,0 +1,222 @@
+//! Attempts: recorded before a refresh token leaves, ended by whoever holds them.
+
+use sqlx::{FromRow, Row};
+use valetkey_core::{Attempt, AttemptId, AttemptState, Connection, ConnectionId, Fingerprint, Timestamp};
+
+use crate::{
+    StoreError, TokenStore,
+    db::{on_db, on_db_write},
+    rows::{instant, parse},
+    sql::attempts as sql,
+};
+
+const TABLE: &str = "attempts";
+
+/// An attempt about to be recorded.
+#[derive(Debug, Clone)]
+pub struct NewAttempt {
+    /// Its id, if it is the generation's first.
+    pub id: AttemptId,
+    /// The connection.
+    pub connection_id: ConnectionId,
+    /// The generation whose refresh token will be presented.
+    pub generation: i64,
+    /// `Sent` where one mark is enough, `Unsent` where a second follows right before the first byte.
+    pub state: AttemptState,
+    /// This process.
+    pub holder: String,
+    /// Until when this process may act.
+    pub lease_until: Timestamp,
+    /// Names what is presented.
+    pub fingerprint: Fingerprint,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// An attempt that this process holds.
+#[derive(Debug, Clone)]
+pub struct HeldAttempt {
+    /// Its id.
+    pub id: AttemptId,
+    /// How often it was sent, this time included.
+    pub send_no: i64,
+    /// When the first presentation may have left.
+    pub first_sent_at: Option<Timestamp>,
+}
+
+/// How this process ends one send of an attempt.
+#[derive(Debug, Clone, Copy)]
+pub struct EndAttempt<'a> {
+    /// The state from now on.
+    pub state: AttemptState,
+    /// What was seen, a short code.
+    pub outcome: &'a str,
+    /// Not to be repeated before this.
+    pub next_try_at: Timestamp,
+    /// Now.
+    pub now: Timestamp,
+}
+
+#[derive(Debug, FromRow)]
+struct AttemptRow {
+    connection_id: String,
+    generation: i64,
+    id: String,
+    state: String,
+    send_no: i64,
+    holder: String,
+    lease_until: i64,
+    next_try_at: i64,
+    first_sent_at: Option<i64>,
+    fingerprint: String,
+    outcome: Option<String>,
+    created_at: i64,
+    updated_at: i64,
+}
+
+impl TryFrom<AttemptRow> for Attempt {
+    type Error = StoreError;
+
+    fn try_from(row: AttemptRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: parse(TABLE, "id", &row.id, &row.id)?,
+            connection_id: parse(TABLE, "connection_id", &row.id, &row.connection_id)?,
+            generation: row.generation,
+            state: parse(TABLE, "state", &row.id, &row.state)?,
+            send_no: row.send_no,
+            holder: row.holder,
+            lease_until: Timestamp::from_millis(row.lease_until),
+            next_try_at: Timestamp::from_millis(row.next_try_at),
+            first_sent_at: instant(row.first_sent_at),
+            fingerprint: Fingerprint::from_text(row.fingerprint),
+            outcome: row.outcome,
+            created_at: Timestamp::from_millis(row.created_at),
+            updated_at: Timestamp::from_millis(row.updated_at),
+        })
+    }
+}
+
+impl TokenStore {
+    /// Takes the one attempt of a generation, durably. `None`: somebody else holds it, it may not be repeated yet or at
+    /// all, or the generation is over.
+    pub async fn record_attempt(&self, new: &NewAttempt) -> Result<Option<HeldAttempt>, StoreError> {
+        let sent_at = (new.state == AttemptState::Sent).then_some(new.now.as_millis());
+        on_db_write!(&self.db, |pool| {
+            let row = sqlx::query(sql::RECORD)
+                .bind(new.connection_id.to_string())
+                .bind(new.generation)
+                .bind(new.id.to_string())
+                .bind(new.state.as_str())
+                .bind(&new.holder)
+                .bind(new.lease_until.as_millis())
+                .bind(sent_at)
+                .bind(new.fingerprint.as_str())
+                .bind(new.now.as_millis())
+                .fetch_optional(pool)
+                .await?;
+            let Some(row) = row else { return Ok(None) };
+            let id: String = row.try_get("id")?;
+            Ok(Some(HeldAttempt {
+                id: parse(TABLE, "id", &id, &id)?,
+                send_no: row.try_get("send_no")?,
+                first_sent_at: instant(row.try_get("first_sent_at")?),
+            }))
+        })
+    }
+
+    /// The second mark, right before the first byte.
+    pub async fn mark_attempt_sent(
+        &self,
+        connection: ConnectionId,
+        generation: i64,
+        holder: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let marked = on_db_write!(&self.db, |pool| {
+            sqlx::query(sql::MARK_SENT)
+                .bind(connection.to_string())
+                .bind(generation)
+                .bind(holder)
+                .bind(now.as_millis())
+                .execute(pool)
+                .await?
+                .rows_affected()
+        });
+        Ok(marked == 1)
+    }
+
+    /// The attempt of a generation.
+    pub async fn find_attempt(&self, connection: ConnectionId, generation: i64) -> Result<Option<Attempt>, StoreError> {
+        let row: Option<AttemptRow> = on_db!(&self.db, |pool| {
+            sqlx::query_as(sql::FIND).bind(connection.to_string()).bind(generation).fetch_optional(pool).await?
+        });
+        row.map(Attempt::try_from).transpose()
+    }
+
+    /// Ends one send and gives the lease back; false if this process no longer holds it.
+    pub async fn end_attempt(
+        &self,
+        connection: &Connection,
+        holder: &str,
+        end: EndAttempt<'_>,
+    ) -> Result<bool, StoreError> {
+        let ended = on_db_write!(&self.db, |pool| {
+            sqlx::query(sql::END)
+                .bind(connection.id.to_string())
+                .bind(connection.generation)
+                .bind(holder)
+                .bind(end.state.as_str())
+                .bind(end.outcome)
+                .bind(end.now.as_millis())
+                .bind(end.next_try_at.as_millis())
+                .bind(end.now.as_millis())
+                .execute(pool)
+                .await?
+                .rows_affected()
+        });
+        Ok(ended == 1)
+    }
+
+    /// Attempts whose lease is over and whose end nobody wrote: a process died. Only those changed after `since`.
+    pub async fn abandoned_attempts(
+        &self,
+        now: Timestamp,
+        since: Timestamp,
+        limit: i64,
+    ) -> Result<Vec<Attempt>, StoreError> {
+        let rows: Vec<AttemptRow> = on_db!(&self.db, |pool| {
+            sqlx::query_as(sql::ABANDONED)
+                .bind(now.as_millis())
+                .bind(since.as_millis())
+                .bind(limit)
+                .fetch_all(pool)
+                .await?
+        });
+        rows.into_iter().map(Attempt::try_from).collect()
+    }
+
+    /// Says how an abandoned attempt goes on; false if somebody else did so first.
+    pub async fn resolve_abandoned(
+        &self,
+        attempt: &Attempt,
+        state: AttemptState,
+        outcome: &str,
+        next_try_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let resolved = on_db_write!(&self.db, |pool| {
+            sqlx::query(sql::RESOLVE)
+                .bind(attempt.connection_id.to_string())
+                .bind(attempt.generation)
+                .bind(attempt.send_no)
+                .bind(state.as_str())
+                .bind(outcome)
+                .bind(next_try_at.as_millis())
+                .bind(now.as_millis())
+                .execute(pool)
+                .await?
+                .rows_affected()
+        });
+        Ok(resolved == 1)
+    }
+}

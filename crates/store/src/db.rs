@@ -1,0 +1,215 @@
+//! Two engines behind one type: typed pools, one body per operation.
+
+use std::{path::PathBuf, str::FromStr, time::Duration};
+
+use sqlx::{
+    Postgres, Sqlite, Transaction,
+    postgres::{PgConnectOptions, PgPool, PgPoolOptions},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use crate::{StoreError, migrations};
+
+/// Which database to open.
+#[derive(Debug, Clone)]
+pub enum DatabaseSettings {
+    /// One file, one process.
+    Sqlite {
+        /// The file; made if it is not there.
+        path: PathBuf,
+    },
+    /// A server that replicas share.
+    Postgres {
+        /// `postgres://…`
+        url: String,
+        /// The most connections this process opens.
+        max_connections: u32,
+    },
+}
+
+/// The engine behind a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// SQLite: this process is the only writer.
+    Sqlite,
+    /// PostgreSQL: other replicas write too.
+    Postgres,
+}
+
+/// SQLite's two pools: readers, and the one writer that all writes queue for.
+#[derive(Debug, Clone)]
+pub(crate) struct SqlitePools {
+    pub(crate) read: SqlitePool,
+    pub(crate) write: SqlitePool,
+}
+
+/// The typed pools.
+#[derive(Debug, Clone)]
+pub(crate) enum Db {
+    Sqlite(SqlitePools),
+    Postgres(PgPool),
+}
+
+/// Runs one body against whichever pool there is, for reading.
+macro_rules! on_db {
+    ($db:expr, |$pool:ident| $body:expr) => {
+        match $db {
+            $crate::db::Db::Sqlite(pools) => {
+                let $pool = &pools.read;
+                $body
+            }
+            $crate::db::Db::Postgres($pool) => $body,
+        }
+    };
+}
+pub(crate) use on_db;
+
+/// Runs one body against whichever pool there is, for a single writing statement.
+macro_rules! on_db_write {
+    ($db:expr, |$pool:ident| $body:expr) => {
+        match $db {
+            $crate::db::Db::Sqlite(pools) => {
+                let $pool = &pools.write;
+                $body
+            }
+            $crate::db::Db::Postgres($pool) => $body,
+        }
+    };
+}
+pub(crate) use on_db_write;
+
+/// Runs one body inside whichever transaction there is.
+macro_rules! on_tx {
+    ($tx:expr, |$connection:ident| $body:expr) => {
+        match $tx {
+            $crate::db::Tx::Sqlite(transaction) => {
+                let $connection = &mut **transaction;
+                $body
+            }
+            $crate::db::Tx::Postgres(transaction) => {
+                let $connection = &mut **transaction;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use on_tx;
+
+/// A writing transaction.
+pub(crate) enum Tx {
+    Sqlite(Transaction<'static, Sqlite>),
+    Postgres(Transaction<'static, Postgres>),
+}
+
+impl Tx {
+    pub(crate) async fn commit(self) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(transaction) => transaction.commit().await?,
+            Self::Postgres(transaction) => transaction.commit().await?,
+        }
+        Ok(())
+    }
+}
+
+impl Db {
+    pub(crate) async fn connect(settings: &DatabaseSettings) -> Result<Self, StoreError> {
+        match settings {
+            DatabaseSettings::Sqlite { path } => {
+                let options = SqliteConnectOptions::new()
+                    .filename(path)
+                    .create_if_missing(true)
+                    .page_size(8192)
+                    .journal_mode(SqliteJournalMode::Wal)
+                    .synchronous(SqliteSynchronous::Full)
+                    .foreign_keys(true)
+                    .busy_timeout(Duration::from_secs(5))
+                    .pragma("cache_size", "-4096")
+                    .pragma("temp_store", "MEMORY");
+                let write = SqlitePoolOptions::new()
+                    .max_connections(1)
+                    .idle_timeout(None)
+                    .max_lifetime(None)
+                    .connect_with(options.clone())
+                    .await?;
+                let read = SqlitePoolOptions::new()
+                    .max_connections(4)
+                    .idle_timeout(None)
+                    .max_lifetime(None)
+                    .test_before_acquire(false)
+                    .connect_with(options)
+                    .await?;
+                Ok(Self::Sqlite(SqlitePools { read, write }))
+            }
+            DatabaseSettings::Postgres { url, max_connections } => {
+                let options = PgConnectOptions::from_str(url)?;
+                let pool = PgPoolOptions::new()
+                    .max_connections(*max_connections)
+                    .acquire_timeout(Duration::from_secs(5))
+                    .max_lifetime(Duration::from_secs(600))
+                    .test_before_acquire(false)
+                    .connect_with(options)
+                    .await?;
+                Ok(Self::Postgres(pool))
+            }
+        }
+    }
+
+    pub(crate) fn engine(&self) -> Engine {
+        match self {
+            Self::Sqlite(_) => Engine::Sqlite,
+            Self::Postgres(_) => Engine::Postgres,
+        }
+    }
+
+    /// Begins a transaction that may read and then write. SQLite takes its write lock at once: a plain `BEGIN` that
+    /// upgrades later fails under load.
+    pub(crate) async fn begin_write(&self) -> Result<Tx, StoreError> {
+        Ok(match self {
+            Self::Sqlite(pools) => Tx::Sqlite(pools.write.begin_with("BEGIN IMMEDIATE").await?),
+            Self::Postgres(pool) => Tx::Postgres(pool.begin().await?),
+        })
+    }
+
+    pub(crate) async fn close(&self) {
+        match self {
+            Self::Sqlite(pools) => {
+                pools.read.close().await;
+                pools.write.close().await;
+            }
+            Self::Postgres(pool) => pool.close().await,
+        }
+    }
+}
+
+/// An open database whose secrets are still locked.
+#[derive(Debug, Clone)]
+pub struct Database {
+    pub(crate) db: Db,
+}
+
+impl Database {
+    /// Opens the database; makes the SQLite file if it is not there.
+    pub async fn connect(settings: &DatabaseSettings) -> Result<Self, StoreError> {
+        Ok(Self { db: Db::connect(settings).await? })
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> Engine {
+        self.db.engine()
+    }
+
+    /// Brings the schema up to date and says how many migrations ran. Safe to call from several replicas at once.
+    pub async fn migrate(&self) -> Result<u64, StoreError> {
+        migrations::run(&self.db).await
+    }
+
+    /// Refuses a schema that is newer or older than this program.
+    pub async fn check_schema(&self) -> Result<(), StoreError> {
+        migrations::check(&self.db).await
+    }
+
+    /// Closes all connections.
+    pub async fn close(&self) {
+        self.db.close().await;
+    }
+}

@@ -1,0 +1,49 @@
+//! The encrypted token store, on SQLite and on PostgreSQL through one SQL text.
+//!
+//! [`TokenStore`] is the facade; [`TokenStore::shared`] and [`TokenStore::user`] are its two clients for the tokens of
+//! one owner. Secrets are sealed before they reach a statement and opened after they left it; rows of other crates'
+//! types never leave this crate. It is the only room that names sqlx.
+
+mod access;
+mod attempts;
+mod audit;
+mod cache;
+mod circuits;
+mod connections;
+mod connectors;
+mod db;
+mod due;
+mod error;
+mod flows;
+mod instance;
+mod keys;
+mod leases;
+mod lists;
+mod migrations;
+mod plans;
+mod purge;
+mod quotas;
+mod revocations;
+mod rows;
+mod spaces;
+mod sql;
+mod store;
+#[cfg(test)]
+mod tests;
+mod usage;
+
+pub use attempts::{EndAttempt, HeldAttempt, NewAttempt};
+pub use audit::AuditFilter;
+pub use circuits::Circuit;
+pub use connections::{Access, Connect, Connected, OwnerTokens, Settle, Settled};
+pub use db::{Database, DatabaseSettings, Engine};
+pub use error::StoreError;
+pub use flows::{AcceptedCallback, Bind, FlowCaps, FlowRecord, Proof, Redemption, Unstored};
+pub use instance::Unlock;
+pub use lists::{ConnectionCount, ConnectionFilter, DueCounts, RevocationFilter};
+pub use plans::Plan;
+pub use purge::PURGE_BATCH;
+pub use revocations::{ClaimedRevocation, ToRevoke};
+pub use rows::StoredConnection;
+pub use store::TokenStore;
+pub use usage::Use;
