@@ -1,0 +1,135 @@
+//! How an unknown outcome goes on: the rotation class decides (DESIGN.md, section 6.7).
+
+use valetkey_core::{AttemptState, Connection, Entropy, RotationClass, Timestamp};
+
+use crate::{RefreshSettings, schedule::backoff};
+
+/// Repeats within a grace, after the first send.
+const GRACE_REPEATS: i64 = 3;
+
+/// What is known when an outcome is not.
+#[derive(Debug)]
+pub(crate) struct UnknownCase<'a> {
+    pub(crate) connection: &'a Connection,
+    pub(crate) class: RotationClass,
+    pub(crate) send_no: i64,
+    pub(crate) first_sent_at: Timestamp,
+    /// Other live connections of the same client and user.
+    pub(crate) siblings: i64,
+    pub(crate) now: Timestamp,
+}
+
+/// How it goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GoOn {
+    pub(crate) state: AttemptState,
+    pub(crate) next_try_at: Timestamp,
+}
+
+/// Decides whether, and when, the same refresh token may be presented again.
+pub(crate) fn after_unknown(case: &UnknownCase<'_>, settings: &RefreshSettings, entropy: &dyn Entropy) -> GoOn {
+    let soon = case.now.plus(backoff(settings, case.send_no, entropy));
+    let repeat = |next_try_at| GoOn { state: AttemptState::RepeatAllowed, next_try_at };
+    match case.class {
+        RotationClass::NonRotating | RotationClass::Soft => repeat(soon),
+        RotationClass::Grace { .. } => {
+            let safe_until = case.class.safe_repeat().map(|grace| case.first_sent_at.plus(grace));
+            if case.send_no <= GRACE_REPEATS && safe_until.is_some_and(|until| soon < until) {
+                repeat(soon)
+            } else {
+                repeat(late(case, soon))
+            }
+        }
+        RotationClass::Strict => repeat(late(case, soon)),
+        // Reuse would end sibling grants too: a grant alone in the world has nothing more to lose, others stop here.
+        RotationClass::StrictWide if case.siblings == 0 => repeat(late(case, soon)),
+        RotationClass::StrictWide => GoOn { state: AttemptState::Stopped, next_try_at: case.now },
+    }
+}
+
+/// A strict provider may have spent the token: the access token is used to its last tenth before that is found out.
+/// After that, with backoff until a definite answer.
+fn late(case: &UnknownCase<'_>, soon: Timestamp) -> Timestamp {
+    match (case.connection.expires_at, case.connection.life()) {
+        (Some(end), Some(life)) => soon.max(end.minus(life / 10)),
+        _ => soon,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use valetkey_core::{ConnectionId, ConnectorId, Label, Owner, Refreshing, SpaceId, Status, SystemEntropy};
+
+    use super::*;
+
+    fn connection(now: Timestamp) -> Connection {
+        Connection {
+            id: ConnectionId::new(now, &SystemEntropy),
+            space: SpaceId::default_space(),
+            connector_id: ConnectorId::new(now, &SystemEntropy),
+            provider: "sandbox".to_owned(),
+            owner: Owner::Shared,
+            label: Label::none(),
+            status: Status::Active,
+            needs_reauth: None,
+            requested_scopes: Vec::new(),
+            granted_scopes: Vec::new(),
+            account: None,
+            generation: 1,
+            token_type: "Bearer".to_owned(),
+            issued_at: now,
+            expires_at: Some(now.plus(Duration::from_secs(1_000))),
+            has_refresh_token: true,
+            refresh_expires_at: None,
+            reconnect_by: None,
+            refresh_due_at: None,
+            refreshing: Refreshing::Ok,
+            last_attempt: None,
+            rejected_at: None,
+            weakly_bound: false,
+            created_at: now,
+            updated_at: now,
+            last_used_at: None,
+        }
+    }
+
+    fn go_on(class: RotationClass, send_no: i64, siblings: i64, elapsed: u64) -> (AttemptState, u64) {
+        let start = Timestamp::from_millis(1_800_000_000_000);
+        let connection = connection(start);
+        let now = start.plus(Duration::from_secs(elapsed));
+        let case = UnknownCase { connection: &connection, class, send_no, first_sent_at: start, siblings, now };
+        let end = after_unknown(&case, &RefreshSettings::default(), &SystemEntropy);
+        (end.state, end.next_try_at.since(start).as_secs())
+    }
+
+    #[test]
+    fn harmless_classes_repeat_soon() {
+        for class in [RotationClass::NonRotating, RotationClass::Soft, RotationClass::Grace { seconds: 60 }] {
+            let (state, at) = go_on(class, 1, 5, 10);
+            assert_eq!(state, AttemptState::RepeatAllowed, "{class:?}");
+            assert!(at <= 12, "{class:?} {at}");
+        }
+    }
+
+    #[test]
+    fn a_grace_that_is_over_counts_as_strict() {
+        let (state, at) = go_on(RotationClass::Grace { seconds: 60 }, 1, 0, 47);
+        assert_eq!((state, at), (AttemptState::RepeatAllowed, 900));
+    }
+
+    #[test]
+    fn strict_uses_the_access_token_to_its_last_tenth_first() {
+        assert_eq!(go_on(RotationClass::Strict, 1, 9, 10), (AttemptState::RepeatAllowed, 900));
+        let (state, at) = go_on(RotationClass::Strict, 2, 9, 950);
+        assert_eq!(state, AttemptState::RepeatAllowed);
+        assert!((950..=954).contains(&at), "{at}");
+    }
+
+    #[test]
+    fn strict_and_wide_stops_where_siblings_live() {
+        assert_eq!(go_on(RotationClass::StrictWide, 1, 1, 10).0, AttemptState::Stopped);
+        assert_eq!(go_on(RotationClass::StrictWide, 1, 0, 10), (AttemptState::RepeatAllowed, 900));
+    }
+}

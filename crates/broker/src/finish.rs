@@ -1,0 +1,304 @@
+//! Finish a flow: the application vouches for its signed-in user, and only then is the code redeemed.
+
+use serde_json::json;
+use valetkey_core::{
+    Action, Actor, Attempt, Caller, Connection, ConnectionId, Connector, Flow, FlowFailure, FlowId, FlowStatus,
+    Operation, Owner, RevocationId, Role, Secret, TokenSet, UserId, constant_time_eq,
+};
+use valetkey_providers::{CodeExchange, ProviderFacts, TokenOutcome};
+use valetkey_store::{Connect, Connected, FlowRecord, Proof, Redemption, Unstored};
+
+use crate::{
+    Broker, BrokerError, Resource,
+    broker::require,
+    schedule,
+    start::{fits_challenge, subject_of},
+};
+
+/// What the application's backend presents.
+#[derive(Debug, Clone)]
+pub struct Finish {
+    /// The handle that came home with the browser.
+    pub handle: Secret,
+    /// The user of its own session.
+    pub user_id: Option<UserId>,
+    /// The administrator of its own session, for a shared flow.
+    pub actor: Option<UserId>,
+    /// The verifier of `binding_challenge`.
+    pub binding_verifier: Option<Secret>,
+}
+
+impl Broker {
+    /// A flow of the caller's space, if its connector exists for the caller.
+    pub async fn show_flow(&self, caller: &Caller, id: FlowId) -> Result<Flow, BrokerError> {
+        require(caller, Operation::FlowShow)?;
+        Ok(self.visible_flow(caller, id).await?.flow)
+    }
+
+    pub(crate) async fn visible_flow(&self, caller: &Caller, id: FlowId) -> Result<FlowRecord, BrokerError> {
+        let record = self.store().find_flow(id).await?;
+        record
+            .filter(|record| record.flow.space == caller.space && caller.sees(record.flow.connector_id))
+            .ok_or(BrokerError::NotFound(Resource::Flow))
+    }
+
+    /// Redeems the code of a flow for the user who started it. Saying it again with the same handle and user answers
+    /// with the same connection until the flow's life ends.
+    pub async fn finish_flow(&self, caller: &Caller, id: FlowId, finish: &Finish) -> Result<Connection, BrokerError> {
+        require(caller, Operation::FlowFinish)?;
+        let record = self.visible_flow(caller, id).await?;
+        let flow = record.flow.clone();
+        if flow.owner == Owner::Shared && !caller.has(Role::Shared) {
+            return Err(BrokerError::SharedRoleRequired);
+        }
+        let fits = record.handle_hash.as_deref().is_some_and(|hash| constant_time_eq(hash, &finish.handle.digest()));
+        if !fits {
+            return Err(match flow.status_at(self.now()) {
+                FlowStatus::AwaitingFinish | FlowStatus::Connected | FlowStatus::Finishing => {
+                    BrokerError::HandleRefused
+                }
+                other => BrokerError::FlowNotReady(other),
+            });
+        }
+        self.check_person(&flow, finish, caller).await?;
+        self.check_binding(&flow, finish, caller).await?;
+        match flow.status_at(self.now()) {
+            FlowStatus::AwaitingFinish => {}
+            FlowStatus::Connected if flow.expires_at > self.now() => return self.connection_of(&flow).await,
+            FlowStatus::Finishing => return self.wait_for_finish(flow.id).await,
+            other => return Err(BrokerError::FlowNotReady(other)),
+        }
+        let proof = finish.handle.digest();
+        match self.redeem(&flow, Proof::Handle(&proof), caller.actor(), false).await? {
+            Some(connection) => Ok(connection),
+            None => self.after_lost_race(&flow, caller).await,
+        }
+    }
+
+    /// Somebody else finished first, or the handle lapsed between two reads.
+    async fn after_lost_race(&self, flow: &Flow, caller: &Caller) -> Result<Connection, BrokerError> {
+        let record = self.visible_flow(caller, flow.id).await?;
+        let lapsed = record.flow.handle_expires_at.is_some_and(|at| at <= self.now());
+        match record.flow.status_at(self.now()) {
+            FlowStatus::AwaitingFinish if lapsed => {
+                self.fail(flow, FlowStatus::AwaitingFinish, FlowFailure::HandleExpired, caller.actor(), "").await?;
+                Err(BrokerError::FlowFailed(FlowFailure::HandleExpired))
+            }
+            FlowStatus::Connected => self.connection_of(&record.flow).await,
+            FlowStatus::Finishing => self.wait_for_finish(flow.id).await,
+            other => Err(BrokerError::FlowNotReady(other)),
+        }
+    }
+
+    async fn check_person(&self, flow: &Flow, finish: &Finish, caller: &Caller) -> Result<(), BrokerError> {
+        let named = match flow.owner {
+            Owner::User(_) => finish.user_id.as_ref(),
+            Owner::Shared => finish.actor.as_ref(),
+        };
+        let surplus = match flow.owner {
+            Owner::User(_) => finish.actor.is_some(),
+            Owner::Shared => finish.user_id.is_some(),
+        };
+        if !surplus && named.is_some() && named == flow.bound_person() {
+            return Ok(());
+        }
+        self.end_mismatch(flow, FlowFailure::UserMismatch, caller).await
+    }
+
+    async fn check_binding(&self, flow: &Flow, finish: &Finish, caller: &Caller) -> Result<(), BrokerError> {
+        let fits = match (&flow.binding_challenge, &finish.binding_verifier) {
+            (None, None) => true,
+            (Some(challenge), Some(verifier)) => fits_challenge(challenge, verifier),
+            _ => false,
+        };
+        if fits { Ok(()) } else { self.end_mismatch(flow, FlowFailure::BindingMismatch, caller).await }
+    }
+
+    /// Someone else presents the handle: the flow ends, its code is erased, nothing was redeemed.
+    async fn end_mismatch(&self, flow: &Flow, failure: FlowFailure, caller: &Caller) -> Result<(), BrokerError> {
+        self.fail(flow, FlowStatus::AwaitingFinish, failure, caller.actor(), "").await?;
+        Err(BrokerError::FinishMismatch(flow.id))
+    }
+
+    pub(crate) async fn connection_of(&self, flow: &Flow) -> Result<Connection, BrokerError> {
+        let stored = match flow.connection_id {
+            Some(id) => self.store().find_stored(id).await?,
+            None => None,
+        };
+        stored.map(|stored| stored.connection.clone()).ok_or(BrokerError::FlowNotReady(flow.status))
+    }
+
+    /// Another call redeems the code: its end is this call's answer.
+    async fn wait_for_finish(&self, id: FlowId) -> Result<Connection, BrokerError> {
+        for _ in 0..100 {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            let Some(record) = self.store().find_flow(id).await? else {
+                return Err(BrokerError::NotFound(Resource::Flow));
+            };
+            match record.flow.status {
+                FlowStatus::Finishing => {}
+                FlowStatus::Connected => return self.connection_of(&record.flow).await,
+                FlowStatus::Failed => {
+                    return Err(BrokerError::FlowFailed(record.flow.failure.unwrap_or(FlowFailure::Interrupted)));
+                }
+                other => return Err(BrokerError::FlowNotReady(other)),
+            }
+        }
+        Err(BrokerError::FlowNotReady(FlowStatus::Finishing))
+    }
+
+    /// Redeems the code in a task of its own, so that a caller who hangs up changes nothing. `None`: the proof was used
+    /// or has lapsed.
+    pub(crate) async fn redeem(
+        &self,
+        flow: &Flow,
+        proof: Proof<'_>,
+        actor: Actor,
+        weakly_bound: bool,
+    ) -> Result<Option<Connection>, BrokerError> {
+        let now = self.now();
+        let lease_until = now.plus(Attempt::LEASE);
+        let Some(redemption) = self.store().begin_redemption(flow, proof, now, lease_until).await? else {
+            return Ok(None);
+        };
+        let (broker, flow) = (self.clone(), flow.clone());
+        let span = tracing::Span::current();
+        let task = self.inner.tasks.spawn(tracing::Instrument::instrument(
+            async move { broker.redeem_now(&flow, &redemption, actor, weakly_bound).await },
+            span,
+        ));
+        task.await.map_err(|_| BrokerError::ShuttingDown)?.map(Some)
+    }
+
+    async fn redeem_now(
+        &self,
+        flow: &Flow,
+        redemption: &Redemption,
+        actor: Actor,
+        weakly_bound: bool,
+    ) -> Result<Connection, BrokerError> {
+        let from = FlowStatus::Finishing;
+        let Some(connector) = self.store().find_connector(&flow.space, flow.connector_id).await? else {
+            self.fail(flow, from, FlowFailure::ConnectorChanged, actor, "").await?;
+            return Err(BrokerError::FlowFailed(FlowFailure::ConnectorChanged));
+        };
+        let facts = match self.provider().facts(&connector).await {
+            Ok(facts) => facts,
+            Err(error) => {
+                self.fail(flow, from, FlowFailure::ProviderUnavailable, actor, "facts").await?;
+                return Err(error.into());
+            }
+        };
+        let secrets = self.store().connector_secrets(&connector).await?;
+        let request = CodeExchange {
+            code: &redemption.code,
+            redirect_uri: &self.redirect_uri(connector.id),
+            verifier: &redemption.verifier,
+            nonce: &redemption.nonce,
+            kept: &redemption.kept,
+        };
+        let outcome = self.provider().exchange(&connector, &secrets, &request).await;
+        let code = outcome.code();
+        let failure = match outcome {
+            TokenOutcome::Granted(tokens) => {
+                return self.store_redeemed(flow, &connector, &facts, *tokens, actor, weakly_bound).await;
+            }
+            TokenOutcome::GrantedButUnusable { tokens, .. } => {
+                self.revoke_redeemed(flow, &tokens).await?;
+                FlowFailure::IdTokenInvalid
+            }
+            TokenOutcome::NotSent(_) | TokenOutcome::Limited { .. } | TokenOutcome::Unknown(_) => {
+                FlowFailure::ProviderUnavailable
+            }
+            TokenOutcome::Dead { .. } | TokenOutcome::Refused { .. } => FlowFailure::CodeRefused,
+            TokenOutcome::Client { .. } => FlowFailure::ClientRefused,
+        };
+        self.fail(flow, from, failure, actor, code).await?;
+        Err(BrokerError::FlowFailed(failure))
+    }
+
+    async fn store_redeemed(
+        &self,
+        flow: &Flow,
+        connector: &Connector,
+        facts: &ProviderFacts,
+        mut tokens: TokenSet,
+        actor: Actor,
+        weakly_bound: bool,
+    ) -> Result<Connection, BrokerError> {
+        let granted = tokens.scopes.clone().unwrap_or_else(|| flow.scopes.clone());
+        schedule::complete_lives(&mut tokens, facts);
+        let now = self.now();
+        let connect = Connect {
+            flow: Some(flow.id),
+            new_id: ConnectionId::new(now, self.entropy()),
+            connector,
+            owner: &flow.owner,
+            label: &flow.label,
+            tokens: &tokens,
+            requested_scopes: &flow.scopes,
+            granted_scopes: &granted,
+            due_at: schedule::due_at(&tokens, facts, self.entropy()),
+            weakly_bound,
+            allow_account_change: flow.allow_account_change,
+            replace_active: true,
+            revoke_replaced: schedule::may_revoke_replaced(facts).then(|| RevocationId::new(now, self.entropy())),
+            now,
+        };
+        let mut event = self.event(&flow.space, actor.clone(), Action::ConnectionConnected, subject_of(flow));
+        event.detail = json!({
+            "granted": granted,
+            "weakly_bound": weakly_bound,
+            "actor": flow.actor,
+            "fingerprint": tokens.access_token.fingerprint(),
+        });
+        match self.store().connect(&connect, event).await? {
+            Connected::Stored(connection) => {
+                self.inner.metrics.flow_ended("connected");
+                tracing::info!(flow.id = %flow.id, connection.id = %connection.id, "flow {} connected {}", flow.id, connection.id);
+                Ok(*connection)
+            }
+            Connected::AccountChanged => {
+                self.revoke_redeemed(flow, &tokens).await?;
+                self.fail(flow, FlowStatus::Finishing, FlowFailure::AccountChanged, actor, "").await?;
+                Err(BrokerError::FlowFailed(FlowFailure::AccountChanged))
+            }
+            Connected::FlowOver | Connected::Occupied => {
+                self.revoke_redeemed(flow, &tokens).await?;
+                Err(BrokerError::FlowFailed(FlowFailure::ConnectorChanged))
+            }
+        }
+    }
+
+    /// Tokens that were redeemed and cannot be stored must not live on at the provider.
+    async fn revoke_redeemed(&self, flow: &Flow, tokens: &TokenSet) -> Result<(), BrokerError> {
+        let now = self.now();
+        let unstored = Unstored {
+            connector: flow.connector_id,
+            connection: flow.connection_id.unwrap_or_else(|| ConnectionId::new(now, self.entropy())),
+            owner: &flow.owner,
+            label: &flow.label,
+            tokens,
+            ids: (RevocationId::new(now, self.entropy()), RevocationId::new(now, self.entropy())),
+        };
+        Ok(self.store().revoke_unstored(&flow.space, &unstored, now).await?)
+    }
+
+    pub(crate) async fn fail(
+        &self,
+        flow: &Flow,
+        from: FlowStatus,
+        failure: FlowFailure,
+        actor: Actor,
+        outcome: &str,
+    ) -> Result<bool, BrokerError> {
+        let mut event = self.event(&flow.space, actor, Action::FlowFailed, subject_of(flow));
+        event.detail = json!({ "code": failure, "outcome": outcome });
+        let failed = self.store().fail_flow(flow.id, from, failure, self.now(), &event).await?;
+        if failed {
+            self.inner.metrics.flow_ended(failure.as_str());
+            tracing::info!(flow.id = %flow.id, code = failure.as_str(), outcome, "flow {} failed: {failure}", flow.id);
+        }
+        Ok(failed)
+    }
+}

@@ -1,0 +1,210 @@
+//! The numbers of this process, in a registry of its own.
+
+use std::fmt;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+use valetkey_core::Trigger;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefreshLabel {
+    provider: String,
+    outcome: &'static str,
+    trigger: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConnectionLabel {
+    provider: String,
+    status: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabel {
+    limit: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct JobLabel {
+    job: &'static str,
+}
+
+/// The numbers of this process.
+pub struct Metrics {
+    registry: Registry,
+    token_calls: Family<OutcomeLabel, Counter>,
+    /// The one that counts most, without a look-up.
+    issued: Counter,
+    refreshes: Family<RefreshLabel, Counter>,
+    refresh_seconds: Histogram,
+    needs_reauth: Family<ReasonLabel, Counter>,
+    flows: Family<OutcomeLabel, Counter>,
+    callbacks_refused: Family<ReasonLabel, Counter>,
+    limited: Family<LimitLabel, Counter>,
+    revocations_ended: Family<StateLabel, Counter>,
+    connections: Family<ConnectionLabel, Gauge>,
+    revocations: Family<StateLabel, Gauge>,
+    due: Gauge,
+    overdue: Gauge,
+    lag_seconds: Gauge,
+    job_runs: Family<JobLabel, Counter>,
+    job_failures: Family<JobLabel, Counter>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics(..)")
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All numbers at zero.
+    pub fn new() -> Self {
+        let seconds = [0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0];
+        let token_calls = Family::<OutcomeLabel, Counter>::default();
+        let issued = token_calls.get_or_create_owned(&OutcomeLabel { outcome: "issued" });
+        let mut metrics = Self {
+            registry: Registry::with_prefix("valetkey"),
+            token_calls,
+            issued,
+            refreshes: Family::default(),
+            refresh_seconds: Histogram::new(seconds),
+            needs_reauth: Family::default(),
+            flows: Family::default(),
+            callbacks_refused: Family::default(),
+            limited: Family::default(),
+            revocations_ended: Family::default(),
+            connections: Family::default(),
+            revocations: Family::default(),
+            due: Gauge::default(),
+            overdue: Gauge::default(),
+            lag_seconds: Gauge::default(),
+            job_runs: Family::default(),
+            job_failures: Family::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("token_calls", "Token calls by outcome", self.token_calls.clone());
+        registry.register("refresh_attempts", "Refreshes by provider, outcome and trigger", self.refreshes.clone());
+        registry.register("refresh_duration_seconds", "Duration of refresh requests", self.refresh_seconds.clone());
+        registry.register(
+            "needs_reauth",
+            "Connections that came to need their owner, by reason",
+            self.needs_reauth.clone(),
+        );
+        registry.register("flows", "Ended flows by outcome", self.flows.clone());
+        registry.register("callbacks_refused", "Browsers turned away, by reason", self.callbacks_refused.clone());
+        registry.register("limited", "Calls refused by a limit", self.limited.clone());
+        registry.register("revocations_ended", "Ended revocations by state", self.revocations_ended.clone());
+        registry.register("connections", "Connections by provider and status", self.connections.clone());
+        registry.register("revocations", "Revocations by state", self.revocations.clone());
+        registry.register("refresh_due", "Connections whose refresh is due", self.due.clone());
+        registry.register(
+            "refresh_overdue",
+            "Connections whose refresh is due for more than a minute",
+            self.overdue.clone(),
+        );
+        registry.register("refresh_lag_seconds", "Age of the oldest due refresh", self.lag_seconds.clone());
+        registry.register("job_runs", "Runs of scheduled work", self.job_runs.clone());
+        registry.register("job_failures", "Failed runs of scheduled work", self.job_failures.clone());
+    }
+
+    /// The Prometheus text (OpenMetrics 1.0).
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing into a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+
+    pub(crate) fn token_issued(&self) {
+        self.issued.inc();
+    }
+
+    pub(crate) fn token_refused(&self, outcome: &'static str) {
+        self.token_calls.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    pub(crate) fn refreshed(&self, provider: &str, outcome: &'static str, trigger: Trigger, took: std::time::Duration) {
+        let label = RefreshLabel { provider: provider.to_owned(), outcome, trigger: trigger.as_str() };
+        self.refreshes.get_or_create(&label).inc();
+        self.refresh_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn reauth_needed(&self, reason: &'static str) {
+        self.needs_reauth.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    pub(crate) fn flow_ended(&self, outcome: &'static str) {
+        self.flows.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    pub(crate) fn callback_refused(&self, reason: &'static str) {
+        self.callbacks_refused.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Counts a call that a limit refused.
+    pub fn limited(&self, limit: &'static str) {
+        self.limited.get_or_create(&LimitLabel { limit }).inc();
+    }
+
+    pub(crate) fn revocation_ended(&self, state: &'static str) {
+        self.revocations_ended.get_or_create(&StateLabel { state }).inc();
+    }
+
+    pub(crate) fn connections_are(&self, counts: impl Iterator<Item = (String, &'static str, i64)>) {
+        self.connections.clear();
+        for (provider, status, count) in counts {
+            self.connections.get_or_create(&ConnectionLabel { provider, status }).set(count);
+        }
+    }
+
+    pub(crate) fn revocations_are(&self, counts: impl Iterator<Item = (&'static str, i64)>) {
+        self.revocations.clear();
+        for (state, count) in counts {
+            self.revocations.get_or_create(&StateLabel { state }).set(count);
+        }
+    }
+
+    pub(crate) fn due_is(&self, due: i64, overdue: i64, lag_seconds: i64) {
+        self.due.set(due);
+        self.overdue.set(overdue);
+        self.lag_seconds.set(lag_seconds);
+    }
+
+    /// Counts one run of scheduled work.
+    pub fn job_ran(&self, job: &'static str, worked: bool) {
+        self.job_runs.get_or_create(&JobLabel { job }).inc();
+        if !worked {
+            self.job_failures.get_or_create(&JobLabel { job }).inc();
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! The provider catalogue, for those who make connectors.
+
+use valetkey_core::{Caller, Operation};
+use valetkey_providers::ProviderSummary;
+
+use crate::{Broker, BrokerError, Resource, broker::require};
+
+impl Broker {
+    /// All profiles.
+    pub fn list_providers(&self, caller: &Caller) -> Result<Vec<ProviderSummary>, BrokerError> {
+        require(caller, Operation::ProviderRead)?;
+        Ok(self.inner.parts.catalogue.summaries())
+    }
+
+    /// One profile.
+    pub fn show_provider(&self, caller: &Caller, name: &str) -> Result<ProviderSummary, BrokerError> {
+        require(caller, Operation::ProviderRead)?;
+        self.inner.parts.catalogue.summary(name).ok_or(BrokerError::NotFound(Resource::Provider))
+    }
+}

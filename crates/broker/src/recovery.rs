@@ -1,0 +1,73 @@
+//! Recovery: attempts and redemptions whose process died.
+
+use std::time::Duration;
+
+use valetkey_core::{Attempt, AttemptState, Connection, Connector, Timestamp};
+use valetkey_providers::ProviderFacts;
+
+use crate::{Broker, BrokerError};
+
+/// Older leftovers were resolved long ago, or belong to generations that are over.
+const LOOK_BACK: Duration = Duration::from_secs(30 * 86_400);
+
+/// The code of an attempt whose end nobody wrote.
+const ABANDONED: &str = "process_died";
+
+impl Broker {
+    /// Decides how attempts go on whose holder died after it may have sent; answers with their number.
+    pub async fn recover_attempts(&self, limit: i64) -> Result<u64, BrokerError> {
+        let now = self.now();
+        let mut resolved = 0;
+        for attempt in self.store().abandoned_attempts(now, now.minus(LOOK_BACK), limit).await? {
+            let Some(stored) = self.reread(attempt.connection_id).await? else { continue };
+            let connection = &stored.connection;
+            let Some(connector) = self.store().find_connector_any(connection.connector_id).await? else { continue };
+            // What cannot be found out is not guessed: the next run tries again.
+            let Ok(facts) = self.provider().facts(&connector).await else { continue };
+            if self.resolve(&attempt, connection, &connector, &facts).await? {
+                resolved += 1;
+            }
+        }
+        Ok(resolved)
+    }
+
+    /// Ends redemptions whose process died: their codes cannot be redeemed twice.
+    pub async fn recover_flows(&self) -> Result<u64, BrokerError> {
+        let now = self.now();
+        Ok(self.store().fail_interrupted_flows(now, now.minus(Duration::from_secs(86_400))).await?)
+    }
+
+    /// A caller that finds the attempt abandoned need not wait for the scheduler.
+    pub(crate) async fn resolve_if_abandoned(
+        &self,
+        connection: &Connection,
+        connector: &Connector,
+        facts: &ProviderFacts,
+    ) -> Result<(), BrokerError> {
+        let Some(attempt) = self.store().find_attempt(connection.id, connection.generation).await? else {
+            return Ok(());
+        };
+        if attempt.state == AttemptState::Sent && attempt.lease_until <= self.now() {
+            self.resolve(&attempt, connection, connector, facts).await?;
+        }
+        Ok(())
+    }
+
+    async fn resolve(
+        &self,
+        attempt: &Attempt,
+        connection: &Connection,
+        connector: &Connector,
+        facts: &ProviderFacts,
+    ) -> Result<bool, BrokerError> {
+        let first_sent_at: Timestamp = attempt.first_sent_at.unwrap_or(attempt.created_at);
+        let go_on = self.decide(connection, connector, facts, attempt.send_no, first_sent_at).await?;
+        let now = self.now();
+        let resolved = self.store().resolve_abandoned(attempt, go_on.state, ABANDONED, go_on.next_try_at, now).await?;
+        if resolved {
+            tracing::warn!(connection.id = %connection.id, attempt.id = %attempt.id, state = go_on.state.as_str(), "attempt {} was abandoned by its process", attempt.id);
+            self.go_on(connection, go_on, ABANDONED).await?;
+        }
+        Ok(resolved)
+    }
+}
