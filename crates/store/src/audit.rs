@@ -2,8 +2,7 @@
 
 use serde::Serialize;
 use valetkey_core::{
-    Action, Actor, AuditEvent, ConnectionId, ConnectorId, EventId, FlowId, KeyId, Owner, SpaceId,
-    Subject, Timestamp,
+    Action, Actor, AuditEvent, ConnectionId, ConnectorId, EventId, FlowId, KeyId, Owner, SpaceId, Subject, Timestamp,
 };
 
 use crate::{
@@ -87,9 +86,7 @@ impl TryFrom<AuditRow> for AuditEvent {
     fn try_from(row: AuditRow) -> Result<Self, StoreError> {
         let inconsistent = |column| StoreError::inconsistent(TABLE, column, &row.id);
         let actor = match (row.actor_kind.as_str(), row.actor_id.as_deref()) {
-            ("key", Some(id)) => Actor::Key {
-                key_id: parse(TABLE, "actor_id", &row.id, id)?,
-            },
+            ("key", Some(id)) => Actor::Key { key_id: parse(TABLE, "actor_id", &row.id, id)? },
             ("command_line", None) => Actor::CommandLine,
             ("browser", None) => Actor::Browser,
             ("system", None) => Actor::System,
@@ -162,16 +159,10 @@ pub(crate) async fn write_audits(tx: &mut Tx, events: &[AuditEvent]) -> Result<(
     let rows = to_json(&events.iter().map(AuditRow::from).collect::<Vec<_>>());
     match tx {
         Tx::Sqlite(transaction) => {
-            sqlx::query(sql::admin::APPEND_AUDIT_SQLITE)
-                .bind(rows)
-                .execute(&mut **transaction)
-                .await?;
+            sqlx::query(sql::admin::APPEND_AUDIT_SQLITE).bind(rows).execute(&mut **transaction).await?;
         }
         Tx::Postgres(transaction) => {
-            sqlx::query(sql::admin::APPEND_AUDIT_POSTGRES)
-                .bind(rows)
-                .execute(&mut **transaction)
-                .await?;
+            sqlx::query(sql::admin::APPEND_AUDIT_POSTGRES).bind(rows).execute(&mut **transaction).await?;
         }
     }
     Ok(())

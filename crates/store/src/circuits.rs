@@ -65,48 +65,27 @@ impl TokenStore {
     /// Closes a circuit; `false` if it was not open.
     pub async fn close_circuit(&self, connector: ConnectorId) -> Result<bool, StoreError> {
         let closed = on_db_write!(&self.db, |pool| {
-            sqlx::query(sql::admin::CLOSE_CIRCUIT)
-                .bind(connector.to_string())
-                .execute(pool)
-                .await?
-                .rows_affected()
+            sqlx::query(sql::admin::CLOSE_CIRCUIT).bind(connector.to_string()).execute(pool).await?.rows_affected()
         });
         Ok(closed > 0)
     }
 
     /// The connector's circuit, if it is open.
-    pub async fn find_circuit(
-        &self,
-        connector: ConnectorId,
-    ) -> Result<Option<Circuit>, StoreError> {
+    pub async fn find_circuit(&self, connector: ConnectorId) -> Result<Option<Circuit>, StoreError> {
         let row: Option<CircuitRow> = on_db!(&self.db, |pool| {
-            sqlx::query_as(sql::admin::FIND_CIRCUIT)
-                .bind(connector.to_string())
-                .fetch_optional(pool)
-                .await?
+            sqlx::query_as(sql::admin::FIND_CIRCUIT).bind(connector.to_string()).fetch_optional(pool).await?
         });
         Ok(row.map(Circuit::from))
     }
 
     /// A space's open circuits.
-    pub async fn list_circuits(
-        &self,
-        space: &SpaceId,
-    ) -> Result<Vec<(ConnectorId, Circuit)>, StoreError> {
+    pub async fn list_circuits(&self, space: &SpaceId) -> Result<Vec<(ConnectorId, Circuit)>, StoreError> {
         let rows: Vec<CircuitRow> = on_db!(&self.db, |pool| {
-            sqlx::query_as(sql::admin::LIST_CIRCUITS)
-                .bind(space.as_str())
-                .fetch_all(pool)
-                .await?
+            sqlx::query_as(sql::admin::LIST_CIRCUITS).bind(space.as_str()).fetch_all(pool).await?
         });
         rows.into_iter()
             .map(|row| {
-                let id = parse(
-                    "circuits",
-                    "connector_id",
-                    &row.connector_id,
-                    &row.connector_id,
-                )?;
+                let id = parse("circuits", "connector_id", &row.connector_id, &row.connector_id)?;
                 Ok((id, Circuit::from(row)))
             })
             .collect()

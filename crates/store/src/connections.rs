@@ -158,7 +158,13 @@ impl Texts {
         Self { id: id.to_string(), owner: owner.key(), connector: connector.to_string() }
     }
 
-    fn identity<'a>(&'a self, kind: TokenKind, space: &'a SpaceId, label: &'a Label, generation: i64) -> RecordIdentity<'a> {
+    fn identity<'a>(
+        &'a self,
+        kind: TokenKind,
+        space: &'a SpaceId,
+        label: &'a Label,
+        generation: i64,
+    ) -> RecordIdentity<'a> {
         token_identity(kind, space.as_str(), &self.id, &self.owner, label.as_str(), &self.connector, generation)
     }
 }
@@ -592,7 +598,9 @@ impl TokenStore {
             put_due(&mut tx, connection.id, settle.due_at).await?;
         } else {
             self.queue_late(&mut tx, settle, &texts).await?;
-            audit.detail["late"] = json!(true);
+            if let Some(detail) = audit.detail.as_object_mut() {
+                detail.insert("late".to_owned(), json!(true));
+            }
         }
         write_audit(&mut tx, &audit).await?;
         tx.commit().await?;

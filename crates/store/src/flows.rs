@@ -1,9 +1,7 @@
 //! Flows: each step is one conditional statement, so that of many at once one wins.
 
 use sqlx::FromRow;
-use valetkey_core::{
-    AuditEvent, Flow, FlowFailure, FlowId, FlowStatus, Owner, Secret, SpaceId, Timestamp, UserId,
-};
+use valetkey_core::{AuditEvent, Flow, FlowFailure, FlowId, FlowStatus, Owner, Secret, SpaceId, Timestamp, UserId};
 use valetkey_sealing::RecordIdentity;
 
 use crate::{
@@ -159,22 +157,27 @@ impl TryFrom<FlowRow> for FlowRecord {
             allow_account_change: row.allow_account_change,
             status: parse(TABLE, "status", id, &row.status)?,
             failure: row.failure.as_deref().map(|failure| parse(TABLE, "failure", id, failure)).transpose()?,
-            connection_id: row.connection_id.as_deref().map(|text| parse(TABLE, "connection_id", id, text)).transpose()?,
+            connection_id: row
+                .connection_id
+                .as_deref()
+                .map(|text| parse(TABLE, "connection_id", id, text))
+                .transpose()?,
             created_at: Timestamp::from_millis(row.created_at),
             expires_at: Timestamp::from_millis(row.expires_at),
             handle_expires_at: instant(row.handle_expires_at),
         };
-        Ok(Self {
-            flow,
-            browser_hash: row.browser_hash,
-            handle_hash: row.handle_hash,
-            confirm_hash: row.confirm_hash,
-        })
+        Ok(Self { flow, browser_hash: row.browser_hash, handle_hash: row.handle_hash, confirm_hash: row.confirm_hash })
     }
 }
 
 /// The identity of a sealed field of a flow.
-fn identity<'a>(column: &'static str, space: &'a str, row: &'a str, owner: &'a str, connector: &'a str) -> RecordIdentity<'a> {
+fn identity<'a>(
+    column: &'static str,
+    space: &'a str,
+    row: &'a str,
+    owner: &'a str,
+    connector: &'a str,
+) -> RecordIdentity<'a> {
     RecordIdentity {
         space,
         table: TABLE,
@@ -198,7 +201,11 @@ impl TokenStore {
         let Some(record) = record else { return Err(StoreError::inconsistent(TABLE, column, &row)) };
         let (owner, connector) = (flow.owner.key(), flow.connector_id.to_string());
         let identity = identity(column, flow.space.as_str(), &row, &owner, &connector);
-        self.sealer.open_secret(&identity, record).map_err(|source| StoreError::Open { column, row: row.clone(), source })
+        self.sealer.open_secret(&identity, record).map_err(|source| StoreError::Open {
+            column,
+            row: row.clone(),
+            source,
+        })
     }
 
     /// Starts a flow unless a cap is reached. New ones are refused; old ones live.

@@ -35,9 +35,7 @@ impl TryFrom<KeyRow> for ApiKey {
             id: parse(TABLE, "id", &row.id, &row.id)?,
             space: parse(TABLE, "space_id", &row.id, &row.space_id)?,
             roles: from_json(TABLE, "roles", &row.id, &row.roles)?,
-            connectors: connectors
-                .map(|text| from_json(TABLE, "connectors", &row.id, text))
-                .transpose()?,
+            connectors: connectors.map(|text| from_json(TABLE, "connectors", &row.id, text)).transpose()?,
             secret_hash: row
                 .secret_hash
                 .try_into()
@@ -77,10 +75,7 @@ impl TokenStore {
     /// A key by its id, revoked and expired ones too: only its holder knows the id, and the hash still has to match.
     pub async fn find_key(&self, id: KeyId) -> Result<Option<ApiKey>, StoreError> {
         let row: Option<KeyRow> = on_db!(&self.db, |pool| {
-            sqlx::query_as(sql::admin::FIND_KEY)
-                .bind(id.to_string())
-                .fetch_optional(pool)
-                .await?
+            sqlx::query_as(sql::admin::FIND_KEY).bind(id.to_string()).fetch_optional(pool).await?
         });
         row.map(ApiKey::try_from).transpose()
     }

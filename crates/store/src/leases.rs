@@ -28,11 +28,7 @@ impl TokenStore {
     /// Gives a lease back early; does nothing if another took it meanwhile.
     pub async fn drop_lease(&self, name: &str, holder: &str) -> Result<(), StoreError> {
         on_db_write!(&self.db, |pool| {
-            sqlx::query(sql::admin::DROP_LEASE)
-                .bind(name)
-                .bind(holder)
-                .execute(pool)
-                .await?;
+            sqlx::query(sql::admin::DROP_LEASE).bind(name).bind(holder).execute(pool).await?;
         });
         Ok(())
     }

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use valetkey_core::{
-    Connection, ConnectionId, ConnectorId, Label, Owner, ReauthReason, Revocation, RevocationId,
-    RevocationState, SpaceId, Status, Timestamp,
+    Connection, ConnectionId, ConnectorId, Label, Owner, ReauthReason, Revocation, RevocationId, RevocationState,
+    SpaceId, Status, Timestamp,
 };
 
 use crate::{
@@ -38,25 +38,14 @@ pub struct ConnectionFilter {
 mod owner_key {
     use super::{Deserialize, Deserializer, Owner, Serialize, Serializer};
 
-    #[expect(
-        clippy::ref_option,
-        reason = "serde calls it with a reference to the field"
-    )]
-    pub(super) fn serialize<S: Serializer>(
-        owner: &Option<Owner>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
+    #[expect(clippy::ref_option, reason = "serde calls it with a reference to the field")]
+    pub(super) fn serialize<S: Serializer>(owner: &Option<Owner>, serializer: S) -> Result<S::Ok, S::Error> {
         owner.as_ref().map(Owner::key).serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Owner>, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Owner>, D::Error> {
         let key = Option::<String>::deserialize(deserializer)?;
-        key.map(|key| {
-            Owner::from_key(&key).ok_or_else(|| serde::de::Error::custom("not an owner's key"))
-        })
-        .transpose()
+        key.map(|key| Owner::from_key(&key).ok_or_else(|| serde::de::Error::custom("not an owner's key"))).transpose()
     }
 }
 
@@ -95,10 +84,7 @@ pub struct DueCounts {
 
 /// The ids that exist for a caller as one text, which a statement looks an id up in.
 pub(crate) fn only_text(only: &[ConnectorId]) -> String {
-    only.iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(" ")
+    only.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 /// Binds the eight parameters that all statements over a [`ConnectionFilter`] begin with.
@@ -176,9 +162,7 @@ impl TokenStore {
                 .fetch_all(pool)
                 .await?
         });
-        rows.into_iter()
-            .map(|row| Ok(StoredConnection::try_from(row)?.connection))
-            .collect()
+        rows.into_iter().map(|row| Ok(StoredConnection::try_from(row)?.connection)).collect()
     }
 
     /// How many connections a list without a limit would have.
@@ -193,18 +177,12 @@ impl TokenStore {
             None => sql::lists::COUNT_CONNECTIONS,
         };
         Ok(on_db!(&self.db, |pool| {
-            bind_filter!(sqlx::query_scalar(text), space, filter, only)
-                .fetch_one(pool)
-                .await?
+            bind_filter!(sqlx::query_scalar(text), space, filter, only).fetch_one(pool).await?
         }))
     }
 
     /// A space's connection.
-    pub async fn find_connection(
-        &self,
-        space: &SpaceId,
-        id: ConnectionId,
-    ) -> Result<Option<Connection>, StoreError> {
+    pub async fn find_connection(&self, space: &SpaceId, id: ConnectionId) -> Result<Option<Connection>, StoreError> {
         let row: Option<ConnectionRow> = on_db!(&self.db, |pool| {
             sqlx::query_as(sql::lists::FIND_CONNECTION)
                 .bind(space.as_str())
@@ -212,25 +190,17 @@ impl TokenStore {
                 .fetch_optional(pool)
                 .await?
         });
-        row.map(|row| Ok(StoredConnection::try_from(row)?.connection))
-            .transpose()
+        row.map(|row| Ok(StoredConnection::try_from(row)?.connection)).transpose()
     }
 
     /// Connections of all spaces by provider and status. Reads every one of them: for a timer, not for a request.
     pub async fn connection_counts(&self) -> Result<Vec<ConnectionCount>, StoreError> {
-        let rows: Vec<(String, String, i64)> = on_db!(&self.db, |pool| sqlx::query_as(
-            sql::lists::CONNECTION_COUNTS
-        )
-        .fetch_all(pool)
-        .await?);
+        let rows: Vec<(String, String, i64)> =
+            on_db!(&self.db, |pool| sqlx::query_as(sql::lists::CONNECTION_COUNTS).fetch_all(pool).await?);
         rows.into_iter()
             .map(|(provider, status, count)| {
                 let status = parse("connections", "status", &provider, &status)?;
-                Ok(ConnectionCount {
-                    provider,
-                    status,
-                    count,
-                })
+                Ok(ConnectionCount { provider, status, count })
             })
             .collect()
     }
@@ -259,14 +229,9 @@ impl TokenStore {
 
     /// Revocations of all spaces by state.
     pub async fn revocation_counts(&self) -> Result<Vec<(RevocationState, i64)>, StoreError> {
-        let rows: Vec<(String, i64)> = on_db!(&self.db, |pool| sqlx::query_as(
-            sql::lists::REVOCATION_COUNTS
-        )
-        .fetch_all(pool)
-        .await?);
-        rows.into_iter()
-            .map(|(state, count)| Ok((parse("revocations", "state", &state, &state)?, count)))
-            .collect()
+        let rows: Vec<(String, i64)> =
+            on_db!(&self.db, |pool| sqlx::query_as(sql::lists::REVOCATION_COUNTS).fetch_all(pool).await?);
+        rows.into_iter().map(|(state, count)| Ok((parse("revocations", "state", &state, &state)?, count))).collect()
     }
 
     /// How much refresh work waits in all spaces.
@@ -278,10 +243,6 @@ impl TokenStore {
                 .fetch_one(pool)
                 .await?
         });
-        Ok(DueCounts {
-            due,
-            overdue,
-            oldest: instant(oldest),
-        })
+        Ok(DueCounts { due, overdue, oldest: instant(oldest) })
     }
 }

@@ -78,10 +78,7 @@ impl TokenStore {
         expires_at: Timestamp,
         event: &AuditEvent,
     ) -> Result<Plan, StoreError> {
-        let source = Source {
-            filter: filter.clone(),
-            only: only.map(<[_]>::to_vec),
-        };
+        let source = Source { filter: filter.clone(), only: only.map(<[_]>::to_vec) };
         let text = match filter.owner {
             Some(_) => sql::lists::INSERT_MEMBERS_OF_OWNER,
             None => sql::lists::INSERT_MEMBERS,
@@ -106,34 +103,21 @@ impl TokenStore {
         });
         write_audit(&mut tx, &with_plan(event, id, count)).await?;
         tx.commit().await?;
-        self.find_plan(space, id)
-            .await?
-            .ok_or_else(|| StoreError::inconsistent(TABLE, "id", &id.to_string()))
+        self.find_plan(space, id).await?.ok_or_else(|| StoreError::inconsistent(TABLE, "id", &id.to_string()))
     }
 
     /// A space's plan, used and lapsed ones too: [`TokenStore::take_plan`] decides.
     pub async fn find_plan(&self, space: &SpaceId, id: PlanId) -> Result<Option<Plan>, StoreError> {
         let name = id.to_string();
         let row: Option<PlanRow> = on_db!(&self.db, |pool| {
-            sqlx::query_as(sql::lists::FIND_PLAN)
-                .bind(space.as_str())
-                .bind(name.as_str())
-                .fetch_optional(pool)
-                .await?
+            sqlx::query_as(sql::lists::FIND_PLAN).bind(space.as_str()).bind(name.as_str()).fetch_optional(pool).await?
         });
         let Some(row) = row else { return Ok(None) };
         let by_provider: Vec<(String, i64)> = on_db!(&self.db, |pool| {
-            sqlx::query_as(sql::lists::PLAN_PROVIDERS)
-                .bind(name.as_str())
-                .fetch_all(pool)
-                .await?
+            sqlx::query_as(sql::lists::PLAN_PROVIDERS).bind(name.as_str()).fetch_all(pool).await?
         });
         let sample: Vec<String> = on_db!(&self.db, |pool| {
-            sqlx::query_scalar(sql::lists::PLAN_SAMPLE)
-                .bind(name.as_str())
-                .bind(SAMPLE)
-                .fetch_all(pool)
-                .await?
+            sqlx::query_scalar(sql::lists::PLAN_SAMPLE).bind(name.as_str()).bind(SAMPLE).fetch_all(pool).await?
         });
         let source: Source = from_json(TABLE, "filter", &row.id, &row.filter)?;
         Ok(Some(Plan {
@@ -155,15 +139,10 @@ impl TokenStore {
             None => sql::lists::PLAN_GROWTH,
         };
         Ok(on_db!(&self.db, |pool| {
-            bind_filter!(
-                sqlx::query_scalar(text),
-                plan.space,
-                plan.filter,
-                plan.only.as_deref()
-            )
-            .bind(plan.id.to_string())
-            .fetch_one(pool)
-            .await?
+            bind_filter!(sqlx::query_scalar(text), plan.space, plan.filter, plan.only.as_deref())
+                .bind(plan.id.to_string())
+                .fetch_one(pool)
+                .await?
         }))
     }
 
@@ -183,17 +162,12 @@ impl TokenStore {
     /// The connections of a plan by id.
     pub async fn plan_members(&self, id: PlanId) -> Result<Vec<ConnectionId>, StoreError> {
         let rows: Vec<String> = on_db!(&self.db, |pool| {
-            sqlx::query_scalar(sql::lists::PLAN_MEMBERS)
-                .bind(id.to_string())
-                .fetch_all(pool)
-                .await?
+            sqlx::query_scalar(sql::lists::PLAN_MEMBERS).bind(id.to_string()).fetch_all(pool).await?
         });
         member_ids(&rows)
     }
 }
 
 fn member_ids(rows: &[String]) -> Result<Vec<ConnectionId>, StoreError> {
-    rows.iter()
-        .map(|id| parse("revoke_plan_members", "connection_id", id, id))
-        .collect()
+    rows.iter().map(|id| parse("revoke_plan_members", "connection_id", id, id)).collect()
 }

@@ -32,43 +32,21 @@ impl Entropy for Zero {
 
 impl TokenStore {
     /// Deletes flows that ended before `ended_before`.
-    pub async fn purge_flows(
-        &self,
-        ended_before: Timestamp,
-        dry_run: bool,
-    ) -> Result<u64, StoreError> {
-        self.purge(
-            sql::lists::COUNT_OLD_FLOWS,
-            sql::lists::PURGE_FLOWS,
-            ended_before,
-            dry_run,
-        )
-        .await
+    pub async fn purge_flows(&self, ended_before: Timestamp, dry_run: bool) -> Result<u64, StoreError> {
+        self.purge(sql::lists::COUNT_OLD_FLOWS, sql::lists::PURGE_FLOWS, ended_before, dry_run).await
     }
 
     /// Marks open flows whose life is over as expired and erases what they kept sealed. A flow that is being finished
     /// is left to its end.
     pub async fn expire_flows(&self, now: Timestamp, dry_run: bool) -> Result<u64, StoreError> {
-        self.purge(
-            sql::lists::COUNT_LAPSED_FLOWS,
-            sql::lists::EXPIRE_FLOWS,
-            now,
-            dry_run,
-        )
-        .await
+        self.purge(sql::lists::COUNT_LAPSED_FLOWS, sql::lists::EXPIRE_FLOWS, now, dry_run).await
     }
 
     /// Deletes connections that were revoked before `before` and wait for no revocation, with all that hangs on them.
-    pub async fn purge_revoked_connections(
-        &self,
-        before: Timestamp,
-        dry_run: bool,
-    ) -> Result<u64, StoreError> {
+    pub async fn purge_revoked_connections(&self, before: Timestamp, dry_run: bool) -> Result<u64, StoreError> {
         let bound = ConnectionId::new(before, &Zero).to_string();
         if dry_run {
-            return self
-                .count_bounded(sql::lists::COUNT_OLD_REVOKED, before, &bound)
-                .await;
+            return self.count_bounded(sql::lists::COUNT_OLD_REVOKED, before, &bound).await;
         }
         let mut tx = self.db.begin_write().await?;
         let purged: Vec<String> = on_tx!(&mut tx, |connection| {
@@ -85,15 +63,10 @@ impl TokenStore {
         let ids = to_json(&purged);
         match &mut tx {
             Tx::Sqlite(transaction) => {
-                for text in [
-                    sql::lists::DELETE_DUE_SQLITE,
-                    sql::lists::DELETE_USAGE_SQLITE,
-                    sql::lists::DELETE_ATTEMPTS_SQLITE,
-                ] {
-                    sqlx::query(text)
-                        .bind(ids.as_str())
-                        .execute(&mut **transaction)
-                        .await?;
+                for text in
+                    [sql::lists::DELETE_DUE_SQLITE, sql::lists::DELETE_USAGE_SQLITE, sql::lists::DELETE_ATTEMPTS_SQLITE]
+                {
+                    sqlx::query(text).bind(ids.as_str()).execute(&mut **transaction).await?;
                 }
             }
             Tx::Postgres(transaction) => {
@@ -102,28 +75,20 @@ impl TokenStore {
                     sql::lists::DELETE_USAGE_POSTGRES,
                     sql::lists::DELETE_ATTEMPTS_POSTGRES,
                 ] {
-                    sqlx::query(text)
-                        .bind(ids.as_str())
-                        .execute(&mut **transaction)
-                        .await?;
+                    sqlx::query(text).bind(ids.as_str()).execute(&mut **transaction).await?;
                 }
             }
         }
         tx.commit().await?;
         for id in &purged {
-            self.cache
-                .forget_connection(parse("connections", "id", id, id)?);
+            self.cache.forget_connection(parse("connections", "id", id, id)?);
         }
         Ok(u64::try_from(purged.len()).unwrap_or(u64::MAX))
     }
 
     /// Connections of all spaces that nobody has used since `before` and that cannot be refreshed: the grant is dead,
     /// or there is no refresh token. They are the caller's to revoke.
-    pub async fn unused_connections(
-        &self,
-        before: Timestamp,
-        limit: i64,
-    ) -> Result<Vec<ConnectionId>, StoreError> {
+    pub async fn unused_connections(&self, before: Timestamp, limit: i64) -> Result<Vec<ConnectionId>, StoreError> {
         let rows: Vec<String> = on_db!(&self.db, |pool| {
             sqlx::query_scalar(sql::lists::UNUSED_CONNECTIONS)
                 .bind(before.as_millis())
@@ -132,74 +97,36 @@ impl TokenStore {
                 .fetch_all(pool)
                 .await?
         });
-        rows.iter()
-            .map(|id| parse("connections", "id", id, id))
-            .collect()
+        rows.iter().map(|id| parse("connections", "id", id, id)).collect()
     }
 
     /// Deletes attempts that last changed before `before`, but never that of a connection's current generation.
-    pub async fn purge_attempts(
-        &self,
-        before: Timestamp,
-        dry_run: bool,
-    ) -> Result<u64, StoreError> {
-        self.purge(
-            sql::lists::COUNT_OLD_ATTEMPTS,
-            sql::lists::PURGE_ATTEMPTS,
-            before,
-            dry_run,
-        )
-        .await
+    pub async fn purge_attempts(&self, before: Timestamp, dry_run: bool) -> Result<u64, StoreError> {
+        self.purge(sql::lists::COUNT_OLD_ATTEMPTS, sql::lists::PURGE_ATTEMPTS, before, dry_run).await
     }
 
     /// Deletes audit events from before `before`.
     pub async fn purge_audit(&self, before: Timestamp, dry_run: bool) -> Result<u64, StoreError> {
         let bound = EventId::new(before, &Zero).to_string();
-        self.purge_bounded(
-            sql::lists::COUNT_OLD_AUDIT,
-            sql::lists::PURGE_AUDIT,
-            before,
-            &bound,
-            dry_run,
-        )
-        .await
+        self.purge_bounded(sql::lists::COUNT_OLD_AUDIT, sql::lists::PURGE_AUDIT, before, &bound, dry_run).await
     }
 
     /// Deletes revocations that reached their end before `before`.
-    pub async fn purge_revocations(
-        &self,
-        before: Timestamp,
-        dry_run: bool,
-    ) -> Result<u64, StoreError> {
+    pub async fn purge_revocations(&self, before: Timestamp, dry_run: bool) -> Result<u64, StoreError> {
         let bound = RevocationId::new(before, &Zero).to_string();
-        let (count, delete) = (
-            sql::lists::COUNT_OLD_REVOCATIONS,
-            sql::lists::PURGE_REVOCATIONS,
-        );
-        self.purge_bounded(count, delete, before, &bound, dry_run)
-            .await
+        let (count, delete) = (sql::lists::COUNT_OLD_REVOCATIONS, sql::lists::PURGE_REVOCATIONS);
+        self.purge_bounded(count, delete, before, &bound, dry_run).await
     }
 
     /// Deletes plans that lapsed a day before `now`, members first; counts rows of both.
     pub async fn purge_plans(&self, now: Timestamp, dry_run: bool) -> Result<u64, StoreError> {
         let before = now.minus(PLAN_GRACE);
-        let members = self
-            .purge(
-                sql::lists::COUNT_OLD_PLANS,
-                sql::lists::PURGE_MEMBERS,
-                before,
-                dry_run,
-            )
-            .await?;
+        let members = self.purge(sql::lists::COUNT_OLD_PLANS, sql::lists::PURGE_MEMBERS, before, dry_run).await?;
         if dry_run {
             return Ok(members);
         }
         let plans = on_db_write!(&self.db, |pool| {
-            sqlx::query(sql::lists::PURGE_PLANS)
-                .bind(before.as_millis())
-                .execute(pool)
-                .await?
-                .rows_affected()
+            sqlx::query(sql::lists::PURGE_PLANS).bind(before.as_millis()).execute(pool).await?.rows_affected()
         });
         Ok(members + plans)
     }
@@ -212,21 +139,12 @@ impl TokenStore {
         dry_run: bool,
     ) -> Result<u64, StoreError> {
         if dry_run {
-            let count: i64 = on_db!(&self.db, |pool| {
-                sqlx::query_scalar(count)
-                    .bind(before.as_millis())
-                    .fetch_one(pool)
-                    .await?
-            });
+            let count: i64 =
+                on_db!(&self.db, |pool| sqlx::query_scalar(count).bind(before.as_millis()).fetch_one(pool).await?);
             return Ok(u64::try_from(count).unwrap_or(0));
         }
         Ok(on_db_write!(&self.db, |pool| {
-            sqlx::query(delete)
-                .bind(before.as_millis())
-                .bind(PURGE_BATCH)
-                .execute(pool)
-                .await?
-                .rows_affected()
+            sqlx::query(delete).bind(before.as_millis()).bind(PURGE_BATCH).execute(pool).await?.rows_affected()
         }))
     }
 
@@ -252,18 +170,9 @@ impl TokenStore {
         }))
     }
 
-    async fn count_bounded(
-        &self,
-        count: &'static str,
-        before: Timestamp,
-        bound: &str,
-    ) -> Result<u64, StoreError> {
+    async fn count_bounded(&self, count: &'static str, before: Timestamp, bound: &str) -> Result<u64, StoreError> {
         let count: i64 = on_db!(&self.db, |pool| {
-            sqlx::query_scalar(count)
-                .bind(before.as_millis())
-                .bind(bound)
-                .fetch_one(pool)
-                .await?
+            sqlx::query_scalar(count).bind(before.as_millis()).bind(bound).fetch_one(pool).await?
         });
         Ok(u64::try_from(count).unwrap_or(0))
     }

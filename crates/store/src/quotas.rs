@@ -55,17 +55,10 @@ impl TokenStore {
             return Ok(Ok(()));
         }
         let (whole_at, paused_until): (Option<i64>, Option<i64>) = on_db!(&self.db, |pool| {
-            sqlx::query_as(sql::admin::FIND_QUOTA)
-                .bind(name)
-                .bind(pause.as_str())
-                .fetch_one(pool)
-                .await?
+            sqlx::query_as(sql::admin::FIND_QUOTA).bind(name).bind(pause.as_str()).fetch_one(pool).await?
         });
         let free_at = whole_at.map_or(0, |whole_at| whole_at.saturating_sub(tolerance));
-        let wait = free_at
-            .max(paused_until.unwrap_or(0))
-            .saturating_sub(at)
-            .max(1);
+        let wait = free_at.max(paused_until.unwrap_or(0)).saturating_sub(at).max(1);
         Ok(Err(Duration::from_micros(u64::try_from(wait).unwrap_or(1))))
     }
 
@@ -84,11 +77,7 @@ impl TokenStore {
     /// Deletes the rows of quotas that are whole again and of pauses that are over; says how many.
     pub async fn sweep_quotas(&self, now: Timestamp) -> Result<u64, StoreError> {
         Ok(on_db_write!(&self.db, |pool| {
-            sqlx::query(sql::admin::SWEEP_QUOTAS)
-                .bind(instant_micros(now))
-                .execute(pool)
-                .await?
-                .rows_affected()
+            sqlx::query(sql::admin::SWEEP_QUOTAS).bind(instant_micros(now)).execute(pool).await?.rows_affected()
         }))
     }
 }

@@ -160,7 +160,8 @@ impl TokenStore {
                 .fetch_all(executor)
                 .await?
         });
-        let begun = begun.iter().map(|id| parse("connections", "id", id, id)).collect::<Result<Vec<ConnectionId>, _>>()?;
+        let begun =
+            begun.iter().map(|id| parse("connections", "id", id, id)).collect::<Result<Vec<ConnectionId>, _>>()?;
         if begun.is_empty() {
             return Ok(begun);
         }
@@ -168,7 +169,12 @@ impl TokenStore {
         let list = to_json(&revoke.iter().filter(|each| live.contains(&each.connection)).collect::<Vec<_>>());
         for statement in [queue_refresh, queue_access] {
             on_tx!(&mut tx, |executor| {
-                sqlx::query(statement).bind(&list).bind(reason.as_str()).bind(now.as_millis()).execute(executor).await?;
+                sqlx::query(statement)
+                    .bind(&list)
+                    .bind(reason.as_str())
+                    .bind(now.as_millis())
+                    .execute(executor)
+                    .await?;
             });
         }
         for statement in [erase, delete_due] {
@@ -214,14 +220,34 @@ impl TokenStore {
             Db::Postgres(_) => sql::CLAIM_POSTGRES,
         };
         let rows: Vec<ClaimedRow> = on_db_write!(&self.db, |pool| {
-            sqlx::query_as(statement)
-                .bind(now.as_millis())
-                .bind(until.as_millis())
-                .bind(limit)
-                .fetch_all(pool)
-                .await?
+            sqlx::query_as(statement).bind(now.as_millis()).bind(until.as_millis()).bind(limit).fetch_all(pool).await?
         });
-        rows.into_iter().map(|row| self.claimed(row)).collect()
+        let mut claimed = Vec::with_capacity(rows.len());
+        for row in rows {
+            let id = row.id.clone();
+            match self.claimed(row) {
+                Ok(one) => claimed.push(one),
+                // One row that does not open must not hold up the others: it ends here, and says so.
+                Err(error) => {
+                    tracing::error!(revocation.id = %id, error = &error as &dyn std::error::Error, "revocation {id} cannot be read");
+                    self.end_unreadable(&id, now).await?;
+                }
+            }
+        }
+        Ok(claimed)
+    }
+
+    async fn end_unreadable(&self, id: &str, now: Timestamp) -> Result<(), StoreError> {
+        on_db_write!(&self.db, |pool| {
+            sqlx::query(sql::END)
+                .bind(id)
+                .bind(RevocationState::Failed.as_str())
+                .bind("unreadable")
+                .bind(now.as_millis())
+                .execute(pool)
+                .await?;
+        });
+        Ok(())
     }
 
     fn claimed(&self, row: ClaimedRow) -> Result<ClaimedRevocation, StoreError> {

@@ -1,7 +1,8 @@
 //! Rows as the statements return them, and how they become the domain's types.
 
 use valetkey_core::{
-    Account, Connection, ConnectionId, ConnectorId, Fingerprint, Label, LastAttempt, NeedsReauth, Owner, SpaceId, Timestamp,
+    Account, Connection, ConnectionId, ConnectorId, Fingerprint, Label, LastAttempt, NeedsReauth, Owner, SpaceId,
+    Timestamp,
 };
 
 use crate::StoreError;

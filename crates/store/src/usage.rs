@@ -30,21 +30,14 @@ fn newest<T: Ord>(uses: impl Iterator<Item = (T, Timestamp)>) -> BTreeMap<T, i64
     let mut newest = BTreeMap::new();
     for (id, at) in uses {
         let minute = minute(at);
-        newest
-            .entry(id)
-            .and_modify(|seen: &mut i64| *seen = minute.max(*seen))
-            .or_insert(minute);
+        newest.entry(id).and_modify(|seen: &mut i64| *seen = minute.max(*seen)).or_insert(minute);
     }
     newest
 }
 
 impl TokenStore {
     /// Records uses of connections and of keys in one transaction; an older use never replaces a newer one.
-    pub async fn record_uses(
-        &self,
-        uses: &[Use],
-        key_uses: &[(KeyId, Timestamp)],
-    ) -> Result<(), StoreError> {
+    pub async fn record_uses(&self, uses: &[Use], key_uses: &[(KeyId, Timestamp)]) -> Result<(), StoreError> {
         if uses.is_empty() && key_uses.is_empty() {
             return Ok(());
         }
@@ -55,26 +48,16 @@ impl TokenStore {
             let pairs = to_json(&connections.iter().collect::<Vec<_>>());
             match &mut tx {
                 Tx::Sqlite(transaction) => {
-                    sqlx::query(sql::admin::RECORD_USES_SQLITE)
-                        .bind(pairs)
-                        .execute(&mut **transaction)
-                        .await?;
+                    sqlx::query(sql::admin::RECORD_USES_SQLITE).bind(pairs).execute(&mut **transaction).await?;
                 }
                 Tx::Postgres(transaction) => {
-                    sqlx::query(sql::admin::RECORD_USES_POSTGRES)
-                        .bind(pairs)
-                        .execute(&mut **transaction)
-                        .await?;
+                    sqlx::query(sql::admin::RECORD_USES_POSTGRES).bind(pairs).execute(&mut **transaction).await?;
                 }
             }
         }
         for (key, at) in keys {
             on_tx!(&mut tx, |connection| {
-                sqlx::query(sql::admin::RECORD_KEY_USE)
-                    .bind(key.to_string())
-                    .bind(at)
-                    .execute(connection)
-                    .await?;
+                sqlx::query(sql::admin::RECORD_KEY_USE).bind(key.to_string()).bind(at).execute(connection).await?;
             });
         }
         tx.commit().await

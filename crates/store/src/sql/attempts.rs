@@ -37,6 +37,7 @@ pub(crate) const ABANDONED: &str = "SELECT a.connection_id, a.generation, a.id, 
 pub(crate) const RESOLVE: &str = "UPDATE attempts SET state = $4, outcome = $5, next_try_at = $6, updated_at = $7 \
      WHERE connection_id = $1 AND generation = $2 AND state = 'sent' AND send_no = $3 AND lease_until <= $7";
 
+#[cfg(test)]
 pub(crate) const ALL: &[(&str, &str)] = &[
     ("attempts::RECORD", RECORD),
     ("attempts::MARK_SENT", MARK_SENT),

@@ -102,6 +102,7 @@ pub(crate) const COUNT_SIBLINGS_OF_OWNER: &str = "SELECT CAST(COUNT(*) AS BIGINT
      WHERE c.client_id = $1 AND c.provider = $2 AND x.id <> $3 AND x.status IN ('active', 'needs_reauth') \
      AND x.space_id = $4 AND x.owner = $5";
 
+#[cfg(test)]
 pub(crate) const ALL: &[(&str, &str)] = &[
     ("connections::ACCESS", ACCESS),
     ("connections::FIND_AT", FIND_AT),
@@ -122,6 +123,8 @@ pub(crate) const ALL: &[(&str, &str)] = &[
 ];
 
 /// `SKIP LOCKED` exists on one engine only.
+#[cfg(test)]
 pub(crate) const SQLITE: &[(&str, &str)] = &[("connections::CLAIM_DUE_SQLITE", CLAIM_DUE_SQLITE)];
 /// `SKIP LOCKED` exists on one engine only.
+#[cfg(test)]
 pub(crate) const POSTGRES: &[(&str, &str)] = &[("connections::CLAIM_DUE_POSTGRES", CLAIM_DUE_POSTGRES)];

@@ -54,6 +54,7 @@ pub(crate) const CANCEL: &str = "UPDATE flows SET status = 'cancelled', ended_at
 pub(crate) const INTERRUPTED: &str = "UPDATE flows SET status = 'failed', failure = 'interrupted', ended_at = $1, \
      verifier = NULL, nonce = NULL, code = NULL WHERE status = 'finishing' AND lease_until <= $1 AND expires_at > $2";
 
+#[cfg(test)]
 pub(crate) const ALL: &[(&str, &str)] = &[
     ("flows::COUNT_OPEN", COUNT_OPEN),
     ("flows::INSERT", INSERT),

@@ -44,10 +44,7 @@ macro_rules! list_connections {
 
 macro_rules! count_connections {
     ($matches:expr) => {
-        concat!(
-            "SELECT CAST(COUNT(*) AS BIGINT) FROM connections x WHERE ",
-            $matches
-        )
+        concat!("SELECT CAST(COUNT(*) AS BIGINT) FROM connections x WHERE ", $matches)
     };
 }
 
@@ -115,25 +112,14 @@ macro_rules! old_revocations {
 
 macro_rules! count {
     ($from:literal, $matches:expr) => {
-        concat!(
-            "SELECT CAST(COUNT(*) AS BIGINT) FROM ",
-            $from,
-            " WHERE ",
-            $matches
-        )
+        concat!("SELECT CAST(COUNT(*) AS BIGINT) FROM ", $from, " WHERE ", $matches)
     };
 }
 
 /// What hangs on purged connections; the ids come as a JSON array of texts.
 macro_rules! delete_of_connections {
     ($table:literal, $ids:literal) => {
-        concat!(
-            "DELETE FROM ",
-            $table,
-            " WHERE connection_id IN (SELECT e.value ",
-            $ids,
-            " AS e)"
-        )
+        concat!("DELETE FROM ", $table, " WHERE connection_id IN (SELECT e.value ", $ids, " AS e)")
     };
 }
 

@@ -81,6 +81,7 @@ pub(crate) const CONNECTION_OVER: &str = "UPDATE connections SET status = 'revok
 pub(crate) const LIVE_OF_CONNECTOR: &str = "SELECT id FROM connections WHERE connector_id = $1 \
      AND status IN ('active', 'needs_reauth') ORDER BY id LIMIT $2";
 
+#[cfg(test)]
 pub(crate) const ALL: &[(&str, &str)] = &[
     ("revocations::INSERT", INSERT),
     ("revocations::END", END),
@@ -90,6 +91,7 @@ pub(crate) const ALL: &[(&str, &str)] = &[
 ];
 
 /// Statements with `json_each`, or without `SKIP LOCKED`.
+#[cfg(test)]
 pub(crate) const SQLITE: &[(&str, &str)] = &[
     ("revocations::BEGIN_SQLITE", BEGIN_SQLITE),
     ("revocations::QUEUE_REFRESH_SQLITE", QUEUE_REFRESH_SQLITE),
@@ -99,6 +101,7 @@ pub(crate) const SQLITE: &[(&str, &str)] = &[
     ("revocations::CLAIM_SQLITE", CLAIM_SQLITE),
 ];
 /// Statements with `json_array_elements`, or with `SKIP LOCKED`.
+#[cfg(test)]
 pub(crate) const POSTGRES: &[(&str, &str)] = &[
     ("revocations::BEGIN_POSTGRES", BEGIN_POSTGRES),
     ("revocations::QUEUE_REFRESH_POSTGRES", QUEUE_REFRESH_POSTGRES),

@@ -2,8 +2,7 @@
 
 use serde_json::json;
 use valetkey_core::{
-    Action, Actor, AuditEvent, ConnectionId, ConnectorId, FlowId, KeyId, Owner, Subject,
-    SystemEntropy,
+    Action, Actor, AuditEvent, ConnectionId, ConnectorId, FlowId, KeyId, Owner, Subject, SystemEntropy,
 };
 
 use super::support::{at, each_store, event, space};
@@ -11,9 +10,7 @@ use crate::AuditFilter;
 
 fn full() -> AuditEvent {
     AuditEvent {
-        actor: Actor::Key {
-            key_id: KeyId::new(at(0), &SystemEntropy),
-        },
+        actor: Actor::Key { key_id: KeyId::new(at(0), &SystemEntropy) },
         subject: Subject {
             connector_id: Some(ConnectorId::new(at(0), &SystemEntropy)),
             connection_id: Some(ConnectionId::new(at(0), &SystemEntropy)),
@@ -34,32 +31,17 @@ async fn events_come_back_as_they_were_written_newest_first() {
         let mut events: Vec<AuditEvent> = kinds
             .into_iter()
             .zip(0..)
-            .map(|(actor, millis)| AuditEvent {
-                actor,
-                ..event(Action::FlowStarted, at(millis))
-            })
+            .map(|(actor, millis)| AuditEvent { actor, ..event(Action::FlowStarted, at(millis)) })
             .collect();
         events.push(full());
         store.append_audit(&events).await.unwrap();
         store.append_audit(&[]).await.unwrap();
         events.reverse();
         let all = AuditFilter::default();
-        assert_eq!(
-            store.list_audit(&space(), &all, None, 10).await.unwrap(),
-            events
-        );
-        let page = store
-            .list_audit(&space(), &all, Some(events[1].id), 1)
-            .await
-            .unwrap();
+        assert_eq!(store.list_audit(&space(), &all, None, 10).await.unwrap(), events);
+        let page = store.list_audit(&space(), &all, Some(events[1].id), 1).await.unwrap();
         assert_eq!(page, events[2..3]);
-        assert!(
-            store
-                .list_audit(&"other".parse().unwrap(), &all, None, 10)
-                .await
-                .unwrap()
-                .is_empty()
-        );
+        assert!(store.list_audit(&"other".parse().unwrap(), &all, None, 10).await.unwrap().is_empty());
     })
     .await;
 }
@@ -69,53 +51,23 @@ async fn each_filter_narrows() {
     each_store(async |store| {
         let full = full();
         let plain = event(Action::FlowStarted, at(20));
-        store
-            .append_audit(&[full.clone(), plain.clone()])
-            .await
-            .unwrap();
+        store.append_audit(&[full.clone(), plain.clone()]).await.unwrap();
         let none = AuditFilter::default;
         let subject = full.subject.clone();
         for filter in [
-            AuditFilter {
-                action: Some(full.action),
-                ..none()
-            },
-            AuditFilter {
-                connector_id: subject.connector_id,
-                ..none()
-            },
-            AuditFilter {
-                connection_id: subject.connection_id,
-                ..none()
-            },
-            AuditFilter {
-                flow_id: subject.flow_id,
-                ..none()
-            },
-            AuditFilter {
-                key_id: subject.key_id,
-                ..none()
-            },
-            AuditFilter {
-                owner: subject.owner,
-                ..none()
-            },
-            AuditFilter {
-                to: Some(at(20)),
-                ..none()
-            },
+            AuditFilter { action: Some(full.action), ..none() },
+            AuditFilter { connector_id: subject.connector_id, ..none() },
+            AuditFilter { connection_id: subject.connection_id, ..none() },
+            AuditFilter { flow_id: subject.flow_id, ..none() },
+            AuditFilter { key_id: subject.key_id, ..none() },
+            AuditFilter { owner: subject.owner, ..none() },
+            AuditFilter { to: Some(at(20)), ..none() },
         ] {
             let found = store.list_audit(&space(), &filter, None, 10).await.unwrap();
             assert_eq!(found, std::slice::from_ref(&full), "{filter:?}");
         }
-        let late = AuditFilter {
-            from: Some(at(20)),
-            ..none()
-        };
-        assert_eq!(
-            store.list_audit(&space(), &late, None, 10).await.unwrap(),
-            [plain]
-        );
+        let late = AuditFilter { from: Some(at(20)), ..none() };
+        assert_eq!(store.list_audit(&space(), &late, None, 10).await.unwrap(), [plain]);
     })
     .await;
 }
@@ -126,13 +78,7 @@ async fn a_group_of_events_is_written_whole_or_not_at_all() {
         let event = event(Action::TokenIssued, at(0));
         let twice = [full(), event.clone(), event];
         assert!(store.append_audit(&twice).await.is_err());
-        assert!(
-            store
-                .list_audit(&space(), &AuditFilter::default(), None, 10)
-                .await
-                .unwrap()
-                .is_empty()
-        );
+        assert!(store.list_audit(&space(), &AuditFilter::default(), None, 10).await.unwrap().is_empty());
     })
     .await;
 }

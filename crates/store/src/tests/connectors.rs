@@ -8,61 +8,22 @@ use super::{
 };
 use crate::{StoreError, TokenStore};
 
-async fn update(
-    store: &TokenStore,
-    edit: &Connector,
-    expected: i64,
-    secrets: Option<&[Secret]>,
-) -> bool {
-    store
-        .update_connector(
-            edit,
-            expected,
-            secrets,
-            &event(Action::ConnectorUpdated, at(5)),
-        )
-        .await
-        .unwrap()
+async fn update(store: &TokenStore, edit: &Connector, expected: i64, secrets: Option<&[Secret]>) -> bool {
+    store.update_connector(edit, expected, secrets, &event(Action::ConnectorUpdated, at(5))).await.unwrap()
 }
 
 async fn delete(store: &TokenStore, space: &SpaceId, id: ConnectorId, now: Timestamp) -> bool {
-    store
-        .delete_connector(space, id, now, &event(Action::ConnectorDeleted, now))
-        .await
-        .unwrap()
+    store.delete_connector(space, id, now, &event(Action::ConnectorDeleted, now)).await.unwrap()
 }
 
 #[tokio::test]
 async fn a_connector_comes_back_as_it_was_stored_to_its_own_space_only() {
     each_store(async |store| {
         let connector = put_connector(store, at(0)).await;
-        assert_eq!(
-            store
-                .find_connector(&space(), connector.id)
-                .await
-                .unwrap()
-                .as_ref(),
-            Some(&connector)
-        );
-        assert_eq!(
-            store
-                .find_connector_any(connector.id)
-                .await
-                .unwrap()
-                .as_ref(),
-            Some(&connector)
-        );
-        assert_eq!(
-            store
-                .find_connector(&"other".parse().unwrap(), connector.id)
-                .await
-                .unwrap(),
-            None
-        );
-        assert_eq!(
-            store.connector_secrets(&connector).await.unwrap(),
-            [Secret::from("hunter2")]
-        );
+        assert_eq!(store.find_connector(&space(), connector.id).await.unwrap().as_ref(), Some(&connector));
+        assert_eq!(store.find_connector_any(connector.id).await.unwrap().as_ref(), Some(&connector));
+        assert_eq!(store.find_connector(&"other".parse().unwrap(), connector.id).await.unwrap(), None);
+        assert_eq!(store.connector_secrets(&connector).await.unwrap(), [Secret::from("hunter2")]);
     })
     .await;
 }
@@ -76,10 +37,7 @@ async fn a_list_holds_only_the_connectors_that_exist_for_the_caller() {
         }
         let ids: Vec<ConnectorId> = all.iter().map(|connector| connector.id).collect();
         let list = async |only: Option<&[ConnectorId]>, after, limit| {
-            store
-                .list_connectors(&space(), only, after, limit)
-                .await
-                .unwrap()
+            store.list_connectors(&space(), only, after, limit).await.unwrap()
         };
         assert_eq!(list(None, None, 3).await, all[..3]);
         assert_eq!(list(None, Some(ids[2]), 3).await, all[3..]);
@@ -94,24 +52,13 @@ async fn a_list_holds_only_the_connectors_that_exist_for_the_caller() {
 async fn an_edit_needs_the_version_that_was_seen() {
     each_store(async |store| {
         let connector = put_connector(store, at(0)).await;
-        let edit = Connector {
-            name: "Renamed".to_owned(),
-            updated_at: at(5),
-            ..connector.clone()
-        };
+        let edit = Connector { name: "Renamed".to_owned(), updated_at: at(5), ..connector.clone() };
         assert!(update(store, &edit, 1, None).await);
         assert!(!update(store, &edit, 1, None).await);
-        let stored = store
-            .find_connector(&space(), connector.id)
-            .await
-            .unwrap()
-            .unwrap();
+        let stored = store.find_connector(&space(), connector.id).await.unwrap().unwrap();
         assert_eq!(stored, Connector { version: 2, ..edit });
         assert_eq!(events(store, Action::ConnectorUpdated).await, 1);
-        assert_eq!(
-            store.connector_secrets(&stored).await.unwrap(),
-            [Secret::from("hunter2")]
-        );
+        assert_eq!(store.connector_secrets(&stored).await.unwrap(), [Secret::from("hunter2")]);
     })
     .await;
 }
@@ -122,11 +69,7 @@ async fn new_secrets_take_the_place_of_the_old_in_their_order() {
         let connector = put_connector(store, at(0)).await;
         let secrets = [Secret::from("new"), Secret::from("hunter2")];
         assert!(update(store, &connector, 1, Some(&secrets)).await);
-        let stored = store
-            .find_connector(&space(), connector.id)
-            .await
-            .unwrap()
-            .unwrap();
+        let stored = store.find_connector(&space(), connector.id).await.unwrap().unwrap();
         assert_eq!(stored.secret_count, 2);
         assert_eq!(store.connector_secrets(&stored).await.unwrap(), secrets);
         assert!(update(store, &connector, 2, Some(&[])).await);
@@ -139,27 +82,19 @@ async fn new_secrets_take_the_place_of_the_old_in_their_order() {
 async fn another_client_needs_a_new_connector_once_this_one_is_used() {
     each_store(async |store| {
         let unused = put_connector(store, at(0)).await;
-        let moved = |connector: &Connector| Connector {
-            issuer: Some("https://evil.example".to_owned()),
-            ..connector.clone()
-        };
+        let moved =
+            |connector: &Connector| Connector { issuer: Some("https://evil.example".to_owned()), ..connector.clone() };
         assert!(!store.connector_in_use(unused.id).await.unwrap());
         assert!(update(store, &moved(&unused), 1, None).await);
 
         let connected = put_connector(store, at(1)).await;
-        Row::new("u:1", at(1))
-            .status("revoked")
-            .put(store, &connected)
-            .await;
+        Row::new("u:1", at(1)).status("revoked").put(store, &connected).await;
         let started = put_connector(store, at(2)).await;
         put_flow(store, &started, "failed", at(600), Some(at(3))).await;
         for connector in [connected, started] {
             assert!(store.connector_in_use(connector.id).await.unwrap());
             assert!(!update(store, &moved(&connector), 1, None).await);
-            let renamed = Connector {
-                name: "Renamed".to_owned(),
-                ..connector
-            };
+            let renamed = Connector { name: "Renamed".to_owned(), ..connector };
             assert!(update(store, &renamed, 1, None).await);
         }
     })
@@ -212,7 +147,8 @@ async fn a_deleted_connector_is_absent_and_its_open_flows_end() {
              AND nonce IS NULL"
         );
         assert_eq!(number(store, &failed).await, 1);
-        let untouched = format!("SELECT CAST(COUNT(*) AS BIGINT) FROM flows WHERE id = '{over}' AND status = 'connected'");
+        let untouched =
+            format!("SELECT CAST(COUNT(*) AS BIGINT) FROM flows WHERE id = '{over}' AND status = 'connected'");
         assert_eq!(number(store, &untouched).await, 1);
     })
     .await;
@@ -224,12 +160,7 @@ async fn rotation_seen_once_is_never_forgotten() {
         let connector = put_connector(store, at(0)).await;
         let observe = async |rotated| {
             store.observe_rotation(connector.id, rotated).await.unwrap();
-            let observed = store
-                .find_connector_any(connector.id)
-                .await
-                .unwrap()
-                .unwrap()
-                .observed_rotation;
+            let observed = store.find_connector_any(connector.id).await.unwrap().unwrap().observed_rotation;
             (observed.rotated, observed.unrotated_in_a_row)
         };
         assert_eq!(observe(false).await, (false, 1));
@@ -250,10 +181,7 @@ async fn secrets_of_a_deleted_connector_wait_for_its_revocations() {
     each_store(async |store| {
         let later = at(600_000);
         let waiting = put_connector(store, at(0)).await;
-        let gone = Row::new("u:1", at(0))
-            .status("revoked")
-            .put(store, &waiting)
-            .await;
+        let gone = Row::new("u:1", at(0)).status("revoked").put(store, &waiting).await;
         let revocation = put_revocation(store, &waiting, gone, "queued", at(1)).await;
         let connected = put_connector(store, at(1)).await;
         Row::new("u:1", at(0)).put(store, &connected).await;
@@ -262,16 +190,8 @@ async fn secrets_of_a_deleted_connector_wait_for_its_revocations() {
             assert!(delete(store, &space(), connector.id, at(9)).await);
         }
         assert_eq!(store.erase_deleted_connectors(later).await.unwrap(), 0);
-        run(
-            store,
-            &format!("UPDATE revocations SET state = 'confirmed' WHERE id = '{revocation}'"),
-        )
-        .await;
-        assert_eq!(
-            store.erase_deleted_connectors(at(10)).await.unwrap(),
-            0,
-            "an exchange may be under way"
-        );
+        run(store, &format!("UPDATE revocations SET state = 'confirmed' WHERE id = '{revocation}'")).await;
+        assert_eq!(store.erase_deleted_connectors(at(10)).await.unwrap(), 0, "an exchange may be under way");
         assert_eq!(store.erase_deleted_connectors(later).await.unwrap(), 1);
         assert_eq!(store.erase_deleted_connectors(later).await.unwrap(), 0);
         let erased = store.find_connector_any(waiting.id).await.unwrap().unwrap();
@@ -288,13 +208,7 @@ async fn secrets_of_a_deleted_connector_wait_for_its_revocations() {
 async fn an_unknown_connector_is_absent() {
     each_store(async |store| {
         let unknown = connector(&space(), at(0));
-        assert_eq!(
-            store
-                .find_connector_any(ConnectorId::new(at(0), &SystemEntropy))
-                .await
-                .unwrap(),
-            None
-        );
+        assert_eq!(store.find_connector_any(ConnectorId::new(at(0), &SystemEntropy)).await.unwrap(), None);
         assert!(store.connector_secrets(&unknown).await.unwrap().is_empty());
         assert!(!update(store, &unknown, 1, None).await);
     })

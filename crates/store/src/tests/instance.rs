@@ -2,9 +2,7 @@
 
 use valetkey_core::{Action, Secret};
 
-use super::support::{
-    at, connector, each_place, entropy, event, number, run, space, unlock, unlock_with,
-};
+use super::support::{at, connector, each_place, entropy, event, number, run, space, unlock, unlock_with};
 use crate::{StoreError, TokenStore, Unlock};
 
 #[tokio::test]
@@ -17,14 +15,7 @@ async fn a_later_start_opens_what_an_earlier_one_sealed() {
         first.ping().await.unwrap();
         let connector = connector(&space(), at(0));
         let secrets = [Secret::from("one"), Secret::from("two \"quoted\"")];
-        first
-            .insert_connector(
-                &connector,
-                &secrets,
-                &event(Action::ConnectorCreated, at(0)),
-            )
-            .await
-            .unwrap();
+        first.insert_connector(&connector, &secrets, &event(Action::ConnectorCreated, at(0))).await.unwrap();
         first.close().await;
 
         let second = place.store().await;
@@ -38,13 +29,8 @@ async fn a_later_start_opens_what_an_earlier_one_sealed() {
 #[tokio::test]
 async fn the_key_rings_instance_becomes_the_databases() {
     each_place(async |place| {
-        let unlock = Unlock {
-            instance: Some("ab".repeat(16)),
-            ..unlock()
-        };
-        let store = TokenStore::open(place.database().await, unlock, 0, &entropy(), at(0))
-            .await
-            .unwrap();
+        let unlock = Unlock { instance: Some("ab".repeat(16)), ..unlock() };
+        let store = TokenStore::open(place.database().await, unlock, 0, &entropy(), at(0)).await.unwrap();
         assert_eq!(store.instance_id().await.unwrap(), "ab".repeat(16));
         store.close().await;
     })
@@ -58,20 +44,9 @@ async fn a_foreign_key_ring_is_refused() {
         let instance = store.instance_id().await.unwrap();
         store.close().await;
         let database = place.database().await;
-        let foreign = Unlock {
-            instance: Some("cd".repeat(16)),
-            ..unlock()
-        };
-        let refused = TokenStore::open(database.clone(), foreign, 0, &entropy(), at(0))
-            .await
-            .unwrap_err();
-        let StoreError::ForeignKeyRing {
-            ring,
-            database: found,
-        } = refused
-        else {
-            panic!("{refused:?}")
-        };
+        let foreign = Unlock { instance: Some("cd".repeat(16)), ..unlock() };
+        let refused = TokenStore::open(database.clone(), foreign, 0, &entropy(), at(0)).await.unwrap_err();
+        let StoreError::ForeignKeyRing { ring, database: found } = refused else { panic!("{refused:?}") };
         assert_eq!((ring, found), ("cd".repeat(16), instance));
         database.close().await;
     })
@@ -88,10 +63,7 @@ async fn another_key_is_refused_and_changes_nothing() {
         assert!(matches!(refused, Err(StoreError::Unlock(_))), "{refused:?}");
         database.close().await;
         let store = place.store().await;
-        assert_eq!(
-            number(&store, "SELECT CAST(COUNT(*) AS BIGINT) FROM data_keys").await,
-            1
-        );
+        assert_eq!(number(&store, "SELECT CAST(COUNT(*) AS BIGINT) FROM data_keys").await, 1);
         store.close().await;
     })
     .await;
@@ -100,19 +72,11 @@ async fn another_key_is_refused_and_changes_nothing() {
 #[tokio::test]
 async fn without_a_key_an_empty_database_stays_empty() {
     each_place(async |place| {
-        let none = Unlock {
-            instance: None,
-            wrappers: Vec::new(),
-        };
+        let none = Unlock { instance: None, wrappers: Vec::new() };
         let refused = TokenStore::open(place.database().await, none, 0, &entropy(), at(0)).await;
         assert!(matches!(refused, Err(StoreError::Wrap(_))), "{refused:?}");
-        let unlock = Unlock {
-            instance: Some("ef".repeat(16)),
-            ..unlock()
-        };
-        let store = TokenStore::open(place.database().await, unlock, 0, &entropy(), at(0))
-            .await
-            .unwrap();
+        let unlock = Unlock { instance: Some("ef".repeat(16)), ..unlock() };
+        let store = TokenStore::open(place.database().await, unlock, 0, &entropy(), at(0)).await.unwrap();
         assert_eq!(store.instance_id().await.unwrap(), "ef".repeat(16));
         store.close().await;
     })
@@ -121,24 +85,13 @@ async fn without_a_key_an_empty_database_stays_empty() {
 
 #[tokio::test]
 async fn a_lost_key_table_or_name_is_never_replaced() {
-    for (loss, table) in [
-        ("DELETE FROM data_keys", "data_keys"),
-        ("DELETE FROM instance", "instance"),
-    ] {
+    for (loss, table) in [("DELETE FROM data_keys", "data_keys"), ("DELETE FROM instance", "instance")] {
         each_place(async |place| {
             let store = place.store().await;
             run(&store, loss).await;
-            let refused =
-                TokenStore::open(place.database().await, unlock(), 0, &entropy(), at(0)).await;
+            let refused = TokenStore::open(place.database().await, unlock(), 0, &entropy(), at(0)).await;
             assert!(refused.is_err(), "{loss}");
-            assert_eq!(
-                number(
-                    &store,
-                    &format!("SELECT CAST(COUNT(*) AS BIGINT) FROM {table}")
-                )
-                .await,
-                0
-            );
+            assert_eq!(number(&store, &format!("SELECT CAST(COUNT(*) AS BIGINT) FROM {table}")).await, 0);
             store.close().await;
         })
         .await;
@@ -150,16 +103,11 @@ async fn several_first_starts_at_once_agree() {
     each_place(async |place| {
         let database = place.database().await;
         let starts = (0..4).map(|_| async {
-            let store = TokenStore::open(database.clone(), unlock(), 0, &entropy(), at(0))
-                .await
-                .unwrap();
+            let store = TokenStore::open(database.clone(), unlock(), 0, &entropy(), at(0)).await.unwrap();
             store.instance_id().await.unwrap()
         });
         let instances = futures::future::join_all(starts).await;
-        assert!(
-            instances.iter().all(|instance| *instance == instances[0]),
-            "{instances:?}"
-        );
+        assert!(instances.iter().all(|instance| *instance == instances[0]), "{instances:?}");
         database.close().await;
     })
     .await;

@@ -1,8 +1,6 @@
 //! Keys and spaces.
 
-use valetkey_core::{
-    Action, ApiKey, ConnectorId, KeyId, PresentedKey, Role, SpaceId, SystemEntropy, Timestamp,
-};
+use valetkey_core::{Action, ApiKey, ConnectorId, KeyId, PresentedKey, Role, SpaceId, SystemEntropy, Timestamp};
 
 use super::support::{at, each_store, event, events, space};
 use crate::{TokenStore, Use};
@@ -24,10 +22,7 @@ fn key(now: Timestamp) -> ApiKey {
 }
 
 async fn put(store: &TokenStore, key: &ApiKey) {
-    store
-        .insert_key(key, &event(Action::KeyCreated, key.created_at))
-        .await
-        .unwrap();
+    store.insert_key(key, &event(Action::KeyCreated, key.created_at)).await.unwrap();
 }
 
 fn other_space() -> SpaceId {
@@ -38,22 +33,12 @@ fn other_space() -> SpaceId {
 async fn a_key_comes_back_as_it_was_stored() {
     each_store(async |store| {
         let narrow = key(at(0));
-        let wide = ApiKey {
-            connectors: None,
-            expires_at: None,
-            ..key(at(1))
-        };
+        let wide = ApiKey { connectors: None, expires_at: None, ..key(at(1)) };
         for key in [&narrow, &wide] {
             put(store, key).await;
             assert_eq!(store.find_key(key.id).await.unwrap().as_ref(), Some(key));
         }
-        assert_eq!(
-            store
-                .find_key(KeyId::new(at(2), &SystemEntropy))
-                .await
-                .unwrap(),
-            None
-        );
+        assert_eq!(store.find_key(KeyId::new(at(2), &SystemEntropy)).await.unwrap(), None);
         assert_eq!(events(store, Action::KeyCreated).await, 2);
     })
     .await;
@@ -68,18 +53,9 @@ async fn keys_page_oldest_first_within_their_space() {
         }
         let first = store.list_keys(&space(), None, 2).await.unwrap();
         assert_eq!(first, keys[..2]);
-        let second = store
-            .list_keys(&space(), Some(first[1].id), 2)
-            .await
-            .unwrap();
+        let second = store.list_keys(&space(), Some(first[1].id), 2).await.unwrap();
         assert_eq!(second, keys[2..]);
-        assert!(
-            store
-                .list_keys(&other_space(), None, 2)
-                .await
-                .unwrap()
-                .is_empty()
-        );
+        assert!(store.list_keys(&other_space(), None, 2).await.unwrap().is_empty());
     })
     .await;
 }
@@ -90,24 +66,12 @@ async fn revoking_twice_changes_nothing_and_other_spaces_see_no_key() {
         let key = key(at(0));
         put(store, &key).await;
         let revoke = async |space: &SpaceId, now| {
-            store
-                .revoke_key(space, key.id, now, &event(Action::KeyRevoked, now))
-                .await
-                .unwrap()
+            store.revoke_key(space, key.id, now, &event(Action::KeyRevoked, now)).await.unwrap()
         };
         assert_eq!(revoke(&other_space(), at(5)).await, None);
-        assert_eq!(
-            store.find_key(key.id).await.unwrap().unwrap().revoked_at,
-            None
-        );
-        assert_eq!(
-            revoke(&space(), at(6)).await.unwrap().revoked_at,
-            Some(at(6))
-        );
-        assert_eq!(
-            revoke(&space(), at(7)).await.unwrap().revoked_at,
-            Some(at(6))
-        );
+        assert_eq!(store.find_key(key.id).await.unwrap().unwrap().revoked_at, None);
+        assert_eq!(revoke(&space(), at(6)).await.unwrap().revoked_at, Some(at(6)));
+        assert_eq!(revoke(&space(), at(7)).await.unwrap().revoked_at, Some(at(6)));
         assert_eq!(events(store, Action::KeyRevoked).await, 1);
     })
     .await;
@@ -118,25 +82,11 @@ async fn uses_of_keys_move_forward_by_the_minute() {
     each_store(async |store| {
         let key = key(at(0));
         put(store, &key).await;
-        let used = async || {
-            store
-                .find_key(key.id)
-                .await
-                .unwrap()
-                .unwrap()
-                .last_used_at
-                .unwrap()
-        };
-        store
-            .record_uses(&[], &[(key.id, at(200_000)), (key.id, at(70_000))])
-            .await
-            .unwrap();
+        let used = async || store.find_key(key.id).await.unwrap().unwrap().last_used_at.unwrap();
+        store.record_uses(&[], &[(key.id, at(200_000)), (key.id, at(70_000))]).await.unwrap();
         let newest = used().await;
         assert!(newest <= at(200_000) && newest > at(140_000), "{newest}");
-        store
-            .record_uses(&[], &[(key.id, at(70_000))])
-            .await
-            .unwrap();
+        store.record_uses(&[], &[(key.id, at(70_000))]).await.unwrap();
         assert_eq!(used().await, newest);
         let nothing: [Use; 0] = [];
         store.record_uses(&nothing, &[]).await.unwrap();
@@ -149,20 +99,12 @@ async fn a_space_is_made_once() {
     each_store(async |store| {
         let space = other_space();
         assert!(!store.space_exists(&space).await.unwrap());
-        let made = async || {
-            store
-                .create_space(&space, at(1), &event(Action::SpaceCreated, at(1)))
-                .await
-                .unwrap()
-        };
+        let made = async || store.create_space(&space, at(1), &event(Action::SpaceCreated, at(1))).await.unwrap();
         assert!(made().await);
         assert!(!made().await);
         assert_eq!(events(store, Action::SpaceCreated).await, 1);
         let all = store.list_spaces().await.unwrap();
-        assert_eq!(
-            all,
-            [(SpaceId::default_space(), at(0)), (space.clone(), at(1))]
-        );
+        assert_eq!(all, [(SpaceId::default_space(), at(0)), (space.clone(), at(1))]);
     })
     .await;
 }

@@ -6,27 +6,16 @@ use super::support::each_place;
 use crate::migrations::ALL;
 
 fn names(engine: &str) -> BTreeSet<String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../migrations")
-        .join(engine);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../migrations").join(engine);
     fs::read_dir(folder)
         .expect("the folder is there")
-        .map(|entry| {
-            entry
-                .expect("an entry")
-                .file_name()
-                .into_string()
-                .expect("a name")
-        })
+        .map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"))
         .collect()
 }
 
 #[test]
 fn both_folders_have_the_same_files_and_all_are_embedded() {
-    let embedded: BTreeSet<String> = ALL
-        .iter()
-        .map(|(version, name, ..)| format!("{version:04}_{name}.sql"))
-        .collect();
+    let embedded: BTreeSet<String> = ALL.iter().map(|(version, name, ..)| format!("{version:04}_{name}.sql")).collect();
     assert_eq!(names("sqlite"), embedded);
     assert_eq!(names("postgres"), embedded);
 }
@@ -36,20 +25,14 @@ fn the_first_line_says_why() {
     for (version, _, sqlite, postgres) in ALL {
         for text in [sqlite, postgres] {
             let first = text.lines().next().unwrap_or_default();
-            assert!(
-                first.starts_with("-- ") && first.len() > 20,
-                "{version}: {first}"
-            );
+            assert!(first.starts_with("-- ") && first.len() > 20, "{version}: {first}");
         }
     }
 }
 
 /// The tables and indexes of a migration, with the names of types that differ made equal.
 fn shape(text: &str) -> BTreeSet<String> {
-    let code: Vec<&str> = text
-        .lines()
-        .filter(|line| !line.trim_start().starts_with("--"))
-        .collect();
+    let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
     code.join(" ")
         .replace("BYTEA", "BLOB")
         .split(';')

@@ -9,11 +9,7 @@ use super::{
 use crate::{AuditFilter, ConnectionFilter, PURGE_BATCH, TokenStore, Use};
 
 async fn count(store: &TokenStore, table: &str) -> i64 {
-    number(
-        store,
-        &format!("SELECT CAST(COUNT(*) AS BIGINT) FROM {table}"),
-    )
-    .await
+    number(store, &format!("SELECT CAST(COUNT(*) AS BIGINT) FROM {table}")).await
 }
 
 #[tokio::test]
@@ -57,66 +53,27 @@ async fn lapsed_flows_expire_and_lose_their_secrets() {
 async fn revoked_connections_go_with_all_that_hangs_on_them() {
     each_store(async |store| {
         let connector = put_connector(store, day(0)).await;
-        let old = Row::new("u:1", day(0))
-            .status("revoked")
-            .put(store, &connector)
-            .await;
-        let waiting = Row::new("u:2", day(0))
-            .status("revoked")
-            .put(store, &connector)
-            .await;
+        let old = Row::new("u:1", day(0)).status("revoked").put(store, &connector).await;
+        let waiting = Row::new("u:2", day(0)).status("revoked").put(store, &connector).await;
         put_revocation(store, &connector, waiting, "queued", day(0)).await;
         put_revocation(store, &connector, old, "failed", day(0)).await;
-        let recent = Row {
-            updated_at: day(9),
-            ..Row::new("u:3", day(0)).status("revoked")
-        }
-        .put(store, &connector)
-        .await;
+        let recent =
+            Row { updated_at: day(9), ..Row::new("u:3", day(0)).status("revoked") }.put(store, &connector).await;
         let live = Row::new("u:4", day(0)).put(store, &connector).await;
         for connection in [old, waiting, recent, live] {
             put_attempt(store, connection, 1, day(0)).await;
             put_attempt(store, connection, 2, day(0)).await;
-            run(
-                store,
-                &format!("INSERT INTO due (connection_id, due_at) VALUES ('{connection}', 0)"),
-            )
-            .await;
+            run(store, &format!("INSERT INTO due (connection_id, due_at) VALUES ('{connection}', 0)")).await;
         }
-        let uses: Vec<Use> = [old, waiting, recent, live]
-            .iter()
-            .map(|id| Use {
-                connection: *id,
-                at: day(0),
-            })
-            .collect();
+        let uses: Vec<Use> =
+            [old, waiting, recent, live].iter().map(|id| Use { connection: *id, at: day(0) }).collect();
         store.record_uses(&uses, &[]).await.unwrap();
-        assert_eq!(
-            store.purge_revoked_connections(day(5), true).await.unwrap(),
-            1
-        );
+        assert_eq!(store.purge_revoked_connections(day(5), true).await.unwrap(), 1);
         assert_eq!(count(store, "connections").await, 4);
-        assert_eq!(
-            store
-                .purge_revoked_connections(day(5), false)
-                .await
-                .unwrap(),
-            1
-        );
-        assert_eq!(
-            store
-                .purge_revoked_connections(day(5), false)
-                .await
-                .unwrap(),
-            0
-        );
+        assert_eq!(store.purge_revoked_connections(day(5), false).await.unwrap(), 1);
+        assert_eq!(store.purge_revoked_connections(day(5), false).await.unwrap(), 0);
         assert_eq!(store.find_connection(&space(), old).await.unwrap(), None);
-        for (table, left) in [
-            ("connections", 3),
-            ("attempts", 6),
-            ("due", 3),
-            ("connection_usage", 3),
-        ] {
+        for (table, left) in [("connections", 3), ("attempts", 6), ("due", 3), ("connection_usage", 3)] {
             assert_eq!(count(store, table).await, left, "{table}");
         }
     })
@@ -128,56 +85,20 @@ async fn unused_connections_are_those_that_only_their_owner_can_renew() {
     each_store(async |store| {
         let connector = put_connector(store, day(0)).await;
         let row = |owner| Row::new(owner, day(0));
-        let bare = Row {
-            refresh_token: false,
-            ..row("u:1")
-        }
-        .put(store, &connector)
-        .await;
-        let dead = row("u:2")
-            .status("needs_reauth")
-            .put(store, &connector)
-            .await;
+        let bare = Row { refresh_token: false, ..row("u:1") }.put(store, &connector).await;
+        let dead = row("u:2").status("needs_reauth").put(store, &connector).await;
         row("u:3").put(store, &connector).await;
         row("u:4").status("revoked").put(store, &connector).await;
-        let used = Row {
-            refresh_token: false,
-            ..row("u:5")
-        }
-        .put(store, &connector)
-        .await;
+        let used = Row { refresh_token: false, ..row("u:5") }.put(store, &connector).await;
         store
-            .record_uses(
-                &[
-                    Use {
-                        connection: used,
-                        at: day(60),
-                    },
-                    Use {
-                        connection: dead,
-                        at: day(9),
-                    },
-                ],
-                &[],
-            )
+            .record_uses(&[Use { connection: used, at: day(60) }, Use { connection: dead, at: day(9) }], &[])
             .await
             .unwrap();
-        Row {
-            updated_at: day(60),
-            ..row("u:6").status("needs_reauth")
-        }
-        .put(store, &connector)
-        .await;
+        Row { updated_at: day(60), ..row("u:6").status("needs_reauth") }.put(store, &connector).await;
         let mut expected = [bare, dead];
         expected.sort();
-        assert_eq!(
-            store.unused_connections(day(50), 10).await.unwrap(),
-            expected
-        );
-        assert_eq!(
-            store.unused_connections(day(50), 1).await.unwrap(),
-            expected[..1]
-        );
+        assert_eq!(store.unused_connections(day(50), 10).await.unwrap(), expected);
+        assert_eq!(store.unused_connections(day(50), 1).await.unwrap(), expected[..1]);
         assert_eq!(store.unused_connections(day(0), 10).await.unwrap(), []);
     })
     .await;
@@ -204,38 +125,18 @@ async fn the_attempt_of_the_current_generation_is_never_deleted() {
 async fn audit_and_ended_revocations_go_by_age() {
     each_store(async |store| {
         let connector = put_connector(store, day(3)).await;
-        store
-            .append_audit(&[
-                event(Action::FlowStarted, day(0)),
-                event(Action::FlowStarted, day(1)),
-            ])
-            .await
-            .unwrap();
+        store.append_audit(&[event(Action::FlowStarted, day(0)), event(Action::FlowStarted, day(1))]).await.unwrap();
         assert_eq!(store.purge_audit(day(1), true).await.unwrap(), 1);
         assert_eq!(store.purge_audit(day(1), false).await.unwrap(), 1);
-        assert_eq!(
-            store
-                .list_audit(&space(), &AuditFilter::default(), None, 10)
-                .await
-                .unwrap()
-                .len(),
-            2
-        );
+        assert_eq!(store.list_audit(&space(), &AuditFilter::default(), None, 10).await.unwrap().len(), 2);
 
         let connection = Row::new("u:1", day(0)).put(store, &connector).await;
-        for (state, when) in [
-            ("confirmed", day(0)),
-            ("failed", day(1)),
-            ("queued", day(0)),
-        ] {
+        for (state, when) in [("confirmed", day(0)), ("failed", day(1)), ("queued", day(0))] {
             put_revocation(store, &connector, connection, state, when).await;
         }
         assert_eq!(store.purge_revocations(day(1), true).await.unwrap(), 1);
         assert_eq!(store.purge_revocations(day(1), false).await.unwrap(), 1);
-        assert_eq!(
-            count(store, "revocations WHERE state <> 'confirmed'").await,
-            2
-        );
+        assert_eq!(count(store, "revocations WHERE state <> 'confirmed'").await, 2);
     })
     .await;
 }
@@ -249,11 +150,7 @@ async fn plans_go_a_day_after_they_lapse() {
             let id = PlanId::new(day(0), &SystemEntropy);
             let event = event(Action::RevokePlanned, day(0));
             let all = ConnectionFilter::default();
-            store
-                .create_plan(id, &space(), &all, None, day(0), expires_at, &event)
-                .await
-                .unwrap()
-                .id
+            store.create_plan(id, &space(), &all, None, day(0), expires_at, &event).await.unwrap().id
         };
         let (old, recent) = (make(day(1)).await, make(day(2)).await);
         assert_eq!(store.purge_plans(day(1), false).await.unwrap(), 0);

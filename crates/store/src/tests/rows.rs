@@ -39,23 +39,13 @@ impl Row {
     pub(crate) async fn put(&self, store: &TokenStore, connector: &Connector) -> ConnectionId {
         let id = ConnectionId::new(self.created_at, &SystemEntropy);
         let (space, connector) = (&connector.space, connector.id);
-        let Self {
-            owner,
-            label,
-            provider,
-            status,
-            ..
-        } = self;
+        let Self { owner, label, provider, status, .. } = self;
         let (created, updated) = (self.created_at.as_millis(), self.updated_at.as_millis());
         let (reason, since) = match self.reason {
             Some(reason) => (format!("'{reason}'"), updated.to_string()),
             None => ("NULL".to_owned(), "NULL".to_owned()),
         };
-        let refresh = if self.refresh_token {
-            "'sealed'"
-        } else {
-            "NULL"
-        };
+        let refresh = if self.refresh_token { "'sealed'" } else { "NULL" };
         run(
             store,
             &format!(
@@ -80,10 +70,8 @@ pub(crate) async fn put_flow(
 ) -> FlowId {
     let id = FlowId::new(expires_at, &SystemEntropy);
     let (space, connector) = (&connector.space, connector.id);
-    let (expires, ended) = (
-        expires_at.as_millis(),
-        ended_at.map_or("NULL".to_owned(), |at| at.as_millis().to_string()),
-    );
+    let (expires, ended) =
+        (expires_at.as_millis(), ended_at.map_or("NULL".to_owned(), |at| at.as_millis().to_string()));
     run(
         store,
         &format!(
@@ -98,12 +86,7 @@ pub(crate) async fn put_flow(
     id
 }
 
-pub(crate) async fn put_attempt(
-    store: &TokenStore,
-    connection: ConnectionId,
-    generation: i64,
-    updated_at: Timestamp,
-) {
+pub(crate) async fn put_attempt(store: &TokenStore, connection: ConnectionId, generation: i64, updated_at: Timestamp) {
     let updated = updated_at.as_millis();
     run(
         store,

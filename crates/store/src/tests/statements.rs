@@ -12,26 +12,9 @@ use crate::{
 
 type Statements = &'static [(&'static str, &'static str)];
 
-const BOTH: [Statements; 6] = [
-    admin::ALL,
-    attempts::ALL,
-    connections::ALL,
-    flows::ALL,
-    lists::ALL,
-    revocations::ALL,
-];
-const SQLITE: [Statements; 4] = [
-    admin::SQLITE,
-    connections::SQLITE,
-    lists::SQLITE,
-    revocations::SQLITE,
-];
-const POSTGRES: [Statements; 4] = [
-    admin::POSTGRES,
-    connections::POSTGRES,
-    lists::POSTGRES,
-    revocations::POSTGRES,
-];
+const BOTH: [Statements; 6] = [admin::ALL, attempts::ALL, connections::ALL, flows::ALL, lists::ALL, revocations::ALL];
+const SQLITE: [Statements; 4] = [admin::SQLITE, connections::SQLITE, lists::SQLITE, revocations::SQLITE];
+const POSTGRES: [Statements; 4] = [admin::POSTGRES, connections::POSTGRES, lists::POSTGRES, revocations::POSTGRES];
 
 fn all() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
     BOTH.into_iter().chain(SQLITE).chain(POSTGRES).flatten()
@@ -51,11 +34,7 @@ async fn every_statement_prepares_on_its_engines() {
             Db::Postgres(pool) => {
                 for (name, text) in BOTH.into_iter().chain(POSTGRES).flatten() {
                     let prepared = pool.prepare((*text).into_sql_str()).await;
-                    assert!(
-                        prepared.is_ok(),
-                        "{name} on PostgreSQL: {:?}",
-                        prepared.err()
-                    );
+                    assert!(prepared.is_ok(), "{name} on PostgreSQL: {:?}", prepared.err());
                 }
             }
         }
@@ -75,71 +54,37 @@ fn every_statement_is_listed() {
         ("flows", include_str!("../sql/flows.rs")),
         ("revocations", include_str!("../sql/revocations.rs")),
     ] {
-        for line in source
-            .lines()
-            .filter_map(|line| line.strip_prefix("pub(crate) const "))
-        {
+        for line in source.lines().filter_map(|line| line.strip_prefix("pub(crate) const ")) {
             let (name, rest) = line.split_once(':').expect("a constant has a type");
             if rest.starts_with(" &str") {
                 found += 1;
-                assert!(
-                    listed.contains(format!("{module}::{name}").as_str()),
-                    "{module}::{name} is not listed"
-                );
+                assert!(listed.contains(format!("{module}::{name}").as_str()), "{module}::{name} is not listed");
             }
         }
     }
-    assert!(
-        found > 30,
-        "only {found} statements were found: the search is out of date"
-    );
+    assert!(found > 30, "only {found} statements were found: the search is out of date");
 }
 
 #[test]
 fn names_say_the_engine() {
     for (name, _) in BOTH.into_iter().flatten() {
-        assert!(
-            !name.ends_with("_SQLITE") && !name.ends_with("_POSTGRES"),
-            "{name}"
-        );
+        assert!(!name.ends_with("_SQLITE") && !name.ends_with("_POSTGRES"), "{name}");
     }
-    assert!(
-        SQLITE
-            .into_iter()
-            .flatten()
-            .all(|(name, _)| name.ends_with("_SQLITE"))
-    );
-    assert!(
-        POSTGRES
-            .into_iter()
-            .flatten()
-            .all(|(name, _)| name.ends_with("_POSTGRES"))
-    );
+    assert!(SQLITE.into_iter().flatten().all(|(name, _)| name.ends_with("_SQLITE")));
+    assert!(POSTGRES.into_iter().flatten().all(|(name, _)| name.ends_with("_POSTGRES")));
 }
 
 #[test]
 fn statements_name_their_columns_and_take_the_time_as_a_parameter() {
     for (name, text) in all() {
         let upper = text.to_uppercase();
-        assert!(
-            !upper.contains("SELECT *") && !upper.contains("RETURNING *") && !upper.contains(".*"),
-            "{name}"
-        );
-        for clock in [
-            "NOW()",
-            "CURRENT_TIMESTAMP",
-            "UNIXEPOCH",
-            "STRFTIME",
-            "CLOCK_TIMESTAMP",
-        ] {
+        assert!(!upper.contains("SELECT *") && !upper.contains("RETURNING *") && !upper.contains(".*"), "{name}");
+        for clock in ["NOW()", "CURRENT_TIMESTAMP", "UNIXEPOCH", "STRFTIME", "CLOCK_TIMESTAMP"] {
             assert!(!upper.contains(clock), "{name} reads the database's clock");
         }
         for sum in ["SUM(", "COUNT("] {
             for (position, _) in upper.match_indices(sum) {
-                assert!(
-                    upper[..position].ends_with("CAST("),
-                    "{name}: {sum}…) is not cast to BIGINT"
-                );
+                assert!(upper[..position].ends_with("CAST("), "{name}: {sum}…) is not cast to BIGINT");
             }
         }
     }
@@ -150,18 +95,11 @@ fn placeholders_are_numbered_without_a_gap() {
     for (name, text) in all() {
         let mut numbers = BTreeSet::new();
         for (position, _) in text.match_indices('$') {
-            let digits: String = text[position + 1..]
-                .chars()
-                .take_while(char::is_ascii_digit)
-                .collect();
+            let digits: String = text[position + 1..].chars().take_while(char::is_ascii_digit).collect();
             if let Ok(number) = digits.parse::<usize>() {
                 numbers.insert(number);
             }
         }
-        assert_eq!(
-            numbers.iter().copied().collect::<Vec<_>>(),
-            (1..=numbers.len()).collect::<Vec<_>>(),
-            "{name}"
-        );
+        assert_eq!(numbers.iter().copied().collect::<Vec<_>>(), (1..=numbers.len()).collect::<Vec<_>>(), "{name}");
     }
 }

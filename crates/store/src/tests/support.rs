@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tempfile::TempDir;
 use valetkey_core::{
-    Action, Actor, AuditEvent, AuthMode, Binding, ConnectionId, Connector, ConnectorId, Endpoints,
-    Entropy, EventId, Grant, ObservedRotation, Secret, SpaceId, Subject, SystemEntropy, Timestamp,
+    Action, Actor, AuditEvent, AuthMode, Binding, ConnectionId, Connector, ConnectorId, Endpoints, Entropy, EventId,
+    Grant, ObservedRotation, Secret, SpaceId, Subject, SystemEntropy, Timestamp,
 };
 use valetkey_sealing::KeyRing;
 
@@ -36,10 +36,7 @@ pub(crate) fn unlock() -> Unlock {
 
 pub(crate) fn unlock_with(key: &str) -> Unlock {
     let ring = KeyRing::from_base64(&Secret::from(key)).expect("a key");
-    Unlock {
-        instance: None,
-        wrappers: ring.wrappers(),
-    }
+    Unlock { instance: None, wrappers: ring.wrappers() }
 }
 
 pub(crate) fn space() -> SpaceId {
@@ -57,34 +54,18 @@ impl Place {
     fn sqlite() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("valetkey.db");
-        Self {
-            settings: DatabaseSettings::Sqlite { path },
-            _directory: Some(directory),
-            server: None,
-        }
+        Self { settings: DatabaseSettings::Sqlite { path }, _directory: Some(directory), server: None }
     }
 
     async fn postgres(server: String) -> Self {
         let name = format!("valetkey_test_{}", ConnectionId::new(at(0), &SystemEntropy));
-        let mut connection = PgConnection::connect(&server)
-            .await
-            .expect("the server answers");
+        let mut connection = PgConnection::connect(&server).await.expect("the server answers");
         let create = format!("CREATE DATABASE {name}");
-        sqlx::query(AssertSqlSafe(create))
-            .execute(&mut connection)
-            .await
-            .expect("a database");
+        sqlx::query(AssertSqlSafe(create)).execute(&mut connection).await.expect("a database");
         connection.close().await.expect("closed");
         let url = with_database(&server, &name);
-        let settings = DatabaseSettings::Postgres {
-            url,
-            max_connections: 4,
-        };
-        Self {
-            settings,
-            _directory: None,
-            server: Some((server, name)),
-        }
+        let settings = DatabaseSettings::Postgres { url, max_connections: 4 };
+        Self { settings, _directory: None, server: Some((server, name)) }
     }
 
     /// A connected and migrated database.
@@ -96,21 +77,14 @@ impl Place {
 
     /// An unlocked store.
     pub(crate) async fn store(&self) -> TokenStore {
-        TokenStore::open(self.database().await, unlock(), 1 << 20, &entropy(), at(0))
-            .await
-            .expect("unlocked")
+        TokenStore::open(self.database().await, unlock(), 1 << 20, &entropy(), at(0)).await.expect("unlocked")
     }
 
     async fn remove(self) {
         if let Some((server, name)) = self.server {
-            let mut connection = PgConnection::connect(&server)
-                .await
-                .expect("the server answers");
+            let mut connection = PgConnection::connect(&server).await.expect("the server answers");
             let drop = format!("DROP DATABASE {name} WITH (FORCE)");
-            sqlx::query(AssertSqlSafe(drop))
-                .execute(&mut connection)
-                .await
-                .expect("dropped");
+            sqlx::query(AssertSqlSafe(drop)).execute(&mut connection).await.expect("dropped");
             connection.close().await.expect("closed");
         }
     }
@@ -119,20 +93,13 @@ impl Place {
 /// The same server, another database.
 fn with_database(url: &str, name: &str) -> String {
     let (scheme, rest) = url.split_once("://").expect("a URL");
-    let (address, options) = rest
-        .split_once('?')
-        .map_or((rest, None), |(address, options)| (address, Some(options)));
+    let (address, options) = rest.split_once('?').map_or((rest, None), |(address, options)| (address, Some(options)));
     let host = address.split_once('/').map_or(address, |(host, _)| host);
-    let options = options
-        .map(|options| format!("?{options}"))
-        .unwrap_or_default();
+    let options = options.map(|options| format!("?{options}")).unwrap_or_default();
     format!("{scheme}://{host}/{name}{options}")
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place where tests learn of a server"
-)]
+#[expect(clippy::disallowed_methods, reason = "the one place where tests learn of a server")]
 fn server() -> Option<String> {
     std::env::var("VALETKEY_TEST_POSTGRES_URL").ok()
 }
@@ -163,11 +130,7 @@ pub(crate) async fn each_store(body: impl AsyncFn(&TokenStore)) {
 pub(crate) async fn run(store: &TokenStore, text: &str) -> u64 {
     let text = AssertSqlSafe(text.to_owned());
     crate::db::on_db_write!(&store.db, |pool| {
-        sqlx::query(text)
-            .execute(pool)
-            .await
-            .expect("the statement works")
-            .rows_affected()
+        sqlx::query(text).execute(pool).await.expect("the statement works").rows_affected()
     })
 }
 
@@ -175,10 +138,7 @@ pub(crate) async fn run(store: &TokenStore, text: &str) -> u64 {
 pub(crate) async fn number(store: &TokenStore, text: &str) -> i64 {
     let text = AssertSqlSafe(text.to_owned());
     crate::db::on_db_write!(&store.db, |pool| {
-        sqlx::query_scalar(text)
-            .fetch_one(pool)
-            .await
-            .expect("the statement works")
+        sqlx::query_scalar(text).fetch_one(pool).await.expect("the statement works")
     })
 }
 
@@ -196,11 +156,7 @@ pub(crate) fn event(action: Action, now: Timestamp) -> AuditEvent {
 }
 
 pub(crate) async fn events(store: &TokenStore, action: Action) -> i64 {
-    number(
-        store,
-        &format!("SELECT CAST(COUNT(*) AS BIGINT) FROM audit WHERE action = '{action}'"),
-    )
-    .await
+    number(store, &format!("SELECT CAST(COUNT(*) AS BIGINT) FROM audit WHERE action = '{action}'")).await
 }
 
 pub(crate) fn connector(space: &SpaceId, now: Timestamp) -> Connector {
@@ -217,10 +173,7 @@ pub(crate) fn connector(space: &SpaceId, now: Timestamp) -> Connector {
         optional_scopes: vec!["write".to_owned()],
         settings: BTreeMap::from([("tenant".to_owned(), "acme".to_owned())]),
         issuer: Some("https://idp.example".to_owned()),
-        endpoints: Endpoints {
-            token: Some("https://idp.example/token".to_owned()),
-            ..Endpoints::default()
-        },
+        endpoints: Endpoints { token: Some("https://idp.example/token".to_owned()), ..Endpoints::default() },
         rotation: Some(valetkey_core::RotationClass::Grace { seconds: 30 }),
         observed_rotation: ObservedRotation::default(),
         binding: Binding::Finish,
@@ -237,11 +190,7 @@ pub(crate) fn connector(space: &SpaceId, now: Timestamp) -> Connector {
 pub(crate) async fn put_connector(store: &TokenStore, now: Timestamp) -> Connector {
     let connector = connector(&space(), now);
     store
-        .insert_connector(
-            &connector,
-            &[Secret::from("hunter2")],
-            &event(Action::ConnectorCreated, now),
-        )
+        .insert_connector(&connector, &[Secret::from("hunter2")], &event(Action::ConnectorCreated, now))
         .await
         .expect("stored");
     connector
