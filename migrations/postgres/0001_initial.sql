@@ -99,6 +99,7 @@ CREATE TABLE connections (
 CREATE INDEX connections_by_space ON connections (space_id, id);
 CREATE INDEX connections_by_owner ON connections (space_id, owner, id);
 CREATE INDEX connections_by_account ON connections (account_subject);
+CREATE INDEX connections_by_status ON connections (status, provider);
 
 CREATE TABLE due (
     connection_id TEXT NOT NULL PRIMARY KEY,
@@ -189,6 +190,7 @@ CREATE TABLE revocations (
 CREATE INDEX revocations_by_space ON revocations (space_id, id);
 CREATE INDEX revocations_by_due ON revocations (next_try_at);
 CREATE INDEX revocations_by_connection ON revocations (connection_id);
+CREATE INDEX revocations_by_connector ON revocations (connector_id);
 
 CREATE TABLE revoke_plans (
     id TEXT NOT NULL PRIMARY KEY,

@@ -52,7 +52,7 @@ impl Work {
             Self::Refresh | Self::Issues => 1,
             Self::Deliver => 2,
             Self::Recover => 5,
-            Self::Measure => 15,
+            Self::Measure => 60,
             Self::Purge => 600,
         })
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use valetkey_core::{Connector, ConnectorId, SpaceId, UserId};
 use valetkey_sealing::Sealer;
 
-use crate::{Engine, cache::Cache, connections::OwnerTokens, db::Db};
+use crate::{Engine, cache::Cache, connections::OwnerTokens, db::Db, quotas::LocalQuotas};
 
 /// The encrypted token store. Cheap to clone.
 #[derive(Clone)]
@@ -13,6 +13,7 @@ pub struct TokenStore {
     pub(crate) db: Db,
     pub(crate) sealer: Sealer,
     pub(crate) cache: Arc<Cache>,
+    pub(crate) quotas: Arc<LocalQuotas>,
     pub(crate) parsed: Arc<quick_cache::sync::Cache<ConnectorId, Arc<Connector>>>,
 }
 
@@ -27,7 +28,7 @@ impl TokenStore {
             Engine::Postgres => Cache::off(),
         };
         let parsed = Arc::new(quick_cache::sync::Cache::new(PARSED_CONNECTORS));
-        Self { db, sealer, cache: Arc::new(cache), parsed }
+        Self { db, sealer, cache: Arc::new(cache), quotas: Arc::default(), parsed }
     }
 
     /// The engine.
