@@ -451,4 +451,23 @@ reviewed_on = "2026-11-21"
         let tokens = read_with(&nested, r#"{"access_token":"bot","user":null}"#).unwrap();
         assert_eq!(tokens.access_token.expose(), "bot");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_the_reader_panic_or_believe_a_broken_token(
+            body in proptest::collection::vec(proptest::num::u8::ANY, 0..200),
+            value in "[-+0-9.eE\\\\\"a-z]{0,24}",
+        ) {
+            let parsed = parse(&headers(""), &body);
+            let text = format!("{{\"access_token\":\"{value}\",\"expires_in\":{value},\"scope\":\"{value}\"}}");
+            for members in parsed.into_iter().chain(parse(&headers(""), text.as_bytes())) {
+                let _ = is_failure(&members, &profile("").answer);
+                if let Some(tokens) = token_set(&members, &profile(""), sent_at()) {
+                    let token = tokens.access_token.expose();
+                    assert!(!token.is_empty() && token.bytes().all(|byte| (0x20..=0x7e).contains(&byte)));
+                    assert!(tokens.expires_at.is_none_or(|at| at >= sent_at() && at <= sent_at().plus(LONGEST)));
+                }
+            }
+        }
+    }
 }

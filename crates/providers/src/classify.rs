@@ -57,6 +57,7 @@ fn failure(profile: &Profile, call: Call, answer: &Answer, members: Option<&Valu
             Means::Transient | Means::Limited => TokenOutcome::Limited { retry_after: wait() },
             Means::Unknown => TokenOutcome::Unknown(UnknownOutcome::SaidSo),
             Means::Admin => TokenOutcome::Refused { code: "policy" },
+            Means::Refused => TokenOutcome::Refused { code: "refused" },
         };
     }
     if status == StatusCode::TOO_MANY_REQUESTS {

@@ -225,20 +225,25 @@ fn classify(error: &reqwest::Error, begun: &Begun) -> SendFault {
             UnknownOutcome::ConnectionLost
         });
     }
-    let mut cause: Option<&(dyn Error + 'static)> = error.source();
+    SendFault::NotSent(connect_fault(error))
+}
+
+/// Which step of connecting failed.
+fn connect_fault(error: &(dyn Error + 'static)) -> NotSent {
+    let mut cause = Some(error);
     while let Some(current) = cause {
         if current.is::<ResolveRefused>() {
-            return SendFault::NotSent(NotSent::AddressRefused);
+            return NotSent::AddressRefused;
         }
         if current.is::<ResolveFailed>() {
-            return SendFault::NotSent(NotSent::Dns);
+            return NotSent::Dns;
         }
         if is_tls(current) {
-            return SendFault::NotSent(NotSent::Tls);
+            return NotSent::Tls;
         }
         cause = current.source();
     }
-    SendFault::NotSent(NotSent::Connect)
+    NotSent::Connect
 }
 
 /// The TLS library's error travels inside I/O errors, which do not name what they hold as their source.
@@ -299,5 +304,52 @@ impl Resolve for GuardedResolver {
             let kept = guard.keep_allowed(host, found).map_err(ResolveRefused)?;
             Ok(Box::new(kept.into_iter()) as Addrs)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer(#[source] Box<dyn Error + Send + Sync>);
+
+    fn fault(inner: impl Error + Send + Sync + 'static) -> NotSent {
+        connect_fault(&Outer(Box::new(Outer(Box::new(inner)))))
+    }
+
+    #[test]
+    fn the_step_that_failed_is_found_inside_the_errors() {
+        let io = |inner: Box<dyn Error + Send + Sync>| io::Error::other(inner);
+        let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
+        let tls = || rustls::Error::HandshakeNotComplete;
+        assert_eq!(fault(ResolveFailed(refused())), NotSent::Dns);
+        assert_eq!(fault(ResolveRefused(AddressFault::NotPublic)), NotSent::AddressRefused);
+        assert_eq!(fault(refused()), NotSent::Connect);
+        assert_eq!(fault(tls()), NotSent::Tls);
+        assert_eq!(fault(io(Box::new(io(Box::new(tls()))))), NotSent::Tls);
+    }
+
+    #[test]
+    fn a_file_of_certificates_must_hold_some() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("ca.pem");
+        let settings = || OutboundSettings { ca_files: vec![file.clone()], ..OutboundSettings::default() };
+        assert!(matches!(Outbound::new(settings()), Err(OutboundError::CaFile { .. })));
+        std::fs::write(&file, "nothing").unwrap();
+        assert!(matches!(Outbound::new(settings()), Err(OutboundError::CaFile { .. })));
+    }
+
+    #[tokio::test]
+    async fn the_client_itself_refuses_what_the_guard_refuses() {
+        let outbound = Outbound::new(OutboundSettings::default()).unwrap();
+        for url in
+            ["http://example.com/", "https://127.0.0.1:9/", "https://[::1]:9/", "https://metadata.google.internal/"]
+        {
+            let request = Request::post(url).body(b"x".to_vec()).unwrap();
+            let answer = outbound.send(request, Instant::now() + DEADLINE).await;
+            assert_eq!(answer.err(), Some(SendFault::NotSent(NotSent::AddressRefused)), "{url}");
+        }
     }
 }

@@ -120,6 +120,8 @@ pub enum Means {
     Limited,
     /// A policy of the account's administrators; nothing was processed.
     Admin,
+    /// Another fault of the request; nothing was processed.
+    Refused,
 }
 
 /// Which call a rule is for.

@@ -246,3 +246,13 @@ fn a_directory_that_is_not_there_is_a_fault() {
     let error = Catalogue::load(Some(&directory.path().join("none"))).unwrap_err();
     assert!(error.to_string().contains("the directory cannot be read"), "{error}");
 }
+
+#[test]
+fn the_example_of_the_documentation_loads() {
+    let documentation =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/providers.md")).unwrap();
+    let start = documentation.find("name = \"acme\"").unwrap();
+    let example = documentation[start..].split("```").next().unwrap();
+    let (_directory, loaded) = load(&[("acme.toml", example)]);
+    assert!(loaded.unwrap().find("acme").is_some());
+}

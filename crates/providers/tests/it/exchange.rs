@@ -253,3 +253,17 @@ async fn nothing_of_the_provider_and_no_secret_shows_in_debug() {
     let outcome = exchange(&provider(&server), &generic(&server)).await;
     assert!(!format!("{outcome:?}").contains("canary"));
 }
+
+#[tokio::test]
+async fn a_rule_for_refreshes_says_nothing_of_an_exchange() {
+    let profile = r#"
+[[errors]]
+source = "https://docs.example/"
+at = "refresh"
+code = "unauthorized_client"
+means = "dead"
+"#;
+    let script = vec![Act::json(403, r#"{"error":"unauthorized_client"}"#)];
+    let (outcome, _server) = quirk(script, profile, &BTreeMap::new()).await;
+    assert_eq!(outcome.code(), "unauthorized_client");
+}

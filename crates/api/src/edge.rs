@@ -1,0 +1,223 @@
+//! The edge: the one layer around every route.
+//!
+//! It gives each request its id, catches panics, writes problems out, logs what was our fault once, and sets the headers
+//! that every answer has. It is one layer and not a stack, because each layer costs the token call an allocation.
+
+use std::{
+    convert::Infallible,
+    error::Error,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use axum::{
+    body::Body,
+    extract::{MatchedPath, Request},
+    http::{HeaderValue, Method, header},
+    response::{IntoResponse, Response},
+};
+use futures::{FutureExt, future::BoxFuture};
+use tower::{Layer, Service};
+use tracing::Instrument;
+use valetkey_broker::with_request_id;
+
+use crate::{
+    problem::{Cause, Problem, ProblemCode},
+    request_id::{RequestId, RequestIds, X_REQUEST_ID},
+};
+
+/// How much is told of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Telling {
+    /// A span around it and a line at its end.
+    Full,
+    /// A line for who debugs: the hot path.
+    Lean,
+}
+
+/// Wraps routes with the edge.
+#[derive(Debug, Clone)]
+pub(crate) struct EdgeLayer {
+    ids: Arc<RequestIds>,
+    telling: Telling,
+}
+
+impl EdgeLayer {
+    pub(crate) fn new(ids: Arc<RequestIds>, telling: Telling) -> Self {
+        Self { ids, telling }
+    }
+}
+
+impl<S> Layer<S> for EdgeLayer {
+    type Service = Edge<S>;
+
+    fn layer(&self, inner: S) -> Edge<S> {
+        Edge { inner, ids: self.ids.clone(), telling: self.telling }
+    }
+}
+
+/// A route with its edge.
+#[derive(Debug, Clone)]
+pub(crate) struct Edge<S> {
+    inner: S,
+    ids: Arc<RequestIds>,
+    telling: Telling,
+}
+
+impl<S> Service<Request> for Edge<S>
+where
+    S: Service<Request, Error = Infallible> + Clone + Send + 'static,
+    S::Response: IntoResponse,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let id = self.ids.of(request.headers());
+        if self.telling == Telling::Lean {
+            let answer = self.inner.call(request);
+            return Box::pin(async move {
+                let response = guarded(id.clone(), answer).await;
+                tracing::debug!(request.id = id, http.status = response.status().as_u16(), "answered a token call");
+                Ok(finished(response, &id))
+            });
+        }
+        request.extensions_mut().insert(RequestId(id.clone()));
+        let method = request.method().clone();
+        // The template, never the path itself: a start link's ticket is a secret.
+        let route = request.extensions().get::<MatchedPath>().cloned();
+        let span = tracing::info_span!("request", request.id = id);
+        let answer = span.in_scope(|| self.inner.call(request));
+        Box::pin(
+            async move {
+                let started = Instant::now();
+                let response = guarded(id.clone(), answer).await;
+                let response = finished(response, &id);
+                tell(&method, route.as_ref(), &response, started);
+                Ok(response)
+            }
+            .instrument(span),
+        )
+    }
+}
+
+/// Runs the route; a panic becomes a problem.
+async fn guarded<F, R>(id: String, answer: F) -> Response
+where
+    F: Future<Output = Result<R, Infallible>>,
+    R: IntoResponse,
+{
+    match with_request_id(id, AssertUnwindSafe(answer).catch_unwind()).await {
+        Ok(Ok(response)) => response.into_response(),
+        // The panic itself was told on standard error by the panic hook, with its place.
+        Err(_) => Problem::internal(Panicked).into_response(),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the handler panicked")]
+struct Panicked;
+
+/// Writes a problem's body, logs its cause, sets the headers of every answer.
+fn finished(mut response: Response, id: &str) -> Response {
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        if let Some(cause) = problem.cause() {
+            log_cause(id, problem.code().as_str(), cause);
+        }
+        *response.body_mut() = Body::from(problem.write(Some(id)));
+    }
+    if let Some(cause) = response.extensions_mut().remove::<Cause>() {
+        log_cause(id, ProblemCode::InternalError.as_str(), &cause);
+    }
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    if let Ok(value) = HeaderValue::from_str(id) {
+        headers.insert(X_REQUEST_ID, value);
+    }
+    response
+}
+
+fn log_cause(id: &str, code: &'static str, cause: &Cause) {
+    let error: &(dyn Error + 'static) = &*cause.0;
+    tracing::error!(request.id = id, code, error, "request {id} failed: {code}");
+}
+
+fn tell(method: &Method, route: Option<&MatchedPath>, response: &Response, started: Instant) {
+    let route = route.map_or("(none)", MatchedPath::as_str);
+    let status = response.status().as_u16();
+    let took = started.elapsed();
+    let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    if method.is_safe() {
+        tracing::debug!(http.method = %method, http.route = route, http.status = status, micros, "{method} {route} {status}");
+    } else {
+        tracing::info!(http.method = %method, http.route = route, http.status = status, micros, "{method} {route} {status}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::{Router, body::to_bytes, routing::get};
+    use tower::ServiceExt;
+    use valetkey_core::SystemEntropy;
+
+    fn layer(telling: Telling) -> EdgeLayer {
+        EdgeLayer::new(Arc::new(RequestIds::new(&SystemEntropy)), telling)
+    }
+
+    async fn boom() -> Response {
+        let nothing: Option<Response> = None;
+        nothing.expect("planted: vk_secret_in_a_panic")
+    }
+
+    async fn ask(telling: Telling, path: &str) -> (Response<()>, serde_json::Value) {
+        let router: Router = Router::new()
+            .route("/boom", get(boom))
+            .route("/limited", get(async || Problem::with(ProblemCode::LimitReached, "slow down")))
+            .route("/fine", get(async || "fine"))
+            .layer(layer(telling));
+        let request = Request::get(path).header(X_REQUEST_ID, "mine").body(Body::empty()).expect("a request");
+        let (parts, body) = router.oneshot(request).await.expect("an answer").into_parts();
+        let bytes = to_bytes(body, 10_000).await.expect("a body");
+        let value = serde_json::from_slice(&bytes).unwrap_or_default();
+        (Response::from_parts(parts, ()), value)
+    }
+
+    #[tokio::test]
+    async fn a_panic_becomes_a_problem_that_tells_nothing() {
+        for telling in [Telling::Full, Telling::Lean] {
+            let (response, body) = ask(telling, "/boom").await;
+            assert_eq!(response.status(), 500);
+            assert_eq!(body["code"], "internal-error");
+            assert_eq!(body["request_id"], "mine");
+            assert!(!body.to_string().contains("planted"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_problem_carries_the_id_of_its_request() {
+        for telling in [Telling::Full, Telling::Lean] {
+            let (response, body) = ask(telling, "/limited").await;
+            assert_eq!(response.status(), 429);
+            assert_eq!(response.headers()[X_REQUEST_ID], "mine");
+            assert_eq!(body["request_id"], "mine");
+            assert_eq!(body["detail"], "slow down");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_answer_forbids_sniffing_and_keeping() {
+        let (response, _) = ask(Telling::Full, "/fine").await;
+        assert_eq!(response.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
+        assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
+    }
+}

@@ -1,0 +1,27 @@
+//! What goes over the wire: input and output types, apart from the domain's.
+
+mod audit;
+mod bulk;
+mod connection;
+mod connector;
+mod flow;
+mod import;
+mod key;
+mod page;
+mod provider;
+mod revocation;
+mod space;
+mod token;
+
+pub(crate) use audit::{AuditEventOut, AuditParams};
+pub(crate) use bulk::{BulkAsk, BulkIn, BulkOut};
+pub(crate) use connection::{ConnectionOut, ConnectionParams, DisconnectIn, DisconnectedOut};
+pub(crate) use connector::{ConnectorIn, ConnectorOut, ConnectorPatchIn, DeletedConnectorOut};
+pub(crate) use flow::{FinishIn, FlowOut, StartFlowIn, StartedFlowOut};
+pub(crate) use import::{ImportLineIn, ImportLineOut};
+pub(crate) use key::{CreatedKeyOut, KeyIn, KeyOut};
+pub(crate) use page::{Page, PageParams};
+pub(crate) use provider::ProviderOut;
+pub(crate) use revocation::{RevocationOut, RevocationParams};
+pub(crate) use space::{SpaceIn, SpaceOut};
+pub(crate) use token::{TokenIn, TokenOut};

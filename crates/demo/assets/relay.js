@@ -1,0 +1,3 @@
+import { relay } from '{{broker}}/assets/valetkey.js';
+
+relay();

@@ -1,0 +1,28 @@
+//! Spaces.
+
+use serde_json::json;
+use valetkey_core::SpaceId;
+
+use super::Context;
+use crate::cli::{
+    failure::Failure,
+    table::{Column, Kind, Table},
+};
+
+const COLUMNS: &[Column] = &[("SPACE", "id", Kind::Plain), ("CREATED", "created_at", Kind::Time)];
+
+pub(super) async fn create(context: &Context, name: &SpaceId) -> Result<(), Failure> {
+    let mut client = context.client("spaces create").await?;
+    let made = client.post("/v1/spaces", &json!({ "id": name })).await;
+    client.close().await;
+    let made = made?;
+    context.output.show_value(&made, name.as_str())
+}
+
+pub(super) async fn list(context: &Context) -> Result<(), Failure> {
+    let mut client = context.client("spaces list").await?;
+    let spaces = client.list("/v1/spaces", &[]).await;
+    client.close().await;
+    let spaces = spaces?;
+    context.output.show(&spaces, || Table::of(COLUMNS, &spaces))
+}

@@ -1,0 +1,76 @@
+//! Why the service could not start.
+
+use std::{io, net::SocketAddr, path::PathBuf};
+
+use valetkey_jobs::JobsError;
+use valetkey_providers::{CatalogueError, OutboundError};
+use valetkey_store::StoreError;
+
+use crate::{data_dir::DataDirError, unlock::UnlockError};
+
+/// Why the service could not start. What was there is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The key ring.
+    #[error(transparent)]
+    Unlock(#[from] UnlockError),
+    /// The database's file.
+    #[error("the database {path} cannot be opened; check that it belongs to the user that runs the service")]
+    DatabaseFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The database.
+    #[error("the database cannot be used")]
+    Database(#[from] StoreError),
+    /// Provider profiles.
+    #[error("providers.directory: some profiles cannot be used")]
+    Catalogue(#[from] CatalogueError),
+    /// The outbound rule.
+    #[error("outbound: no provider can be reached like this")]
+    Outbound(#[from] OutboundError),
+    /// The address to listen at.
+    #[error("cannot listen at {address}; is another server running there? server.listen takes another address")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The operator's socket.
+    #[error("cannot listen at the socket {path}")]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The scheduled work.
+    #[error(transparent)]
+    Jobs(#[from] JobsError),
+    /// The address that was listened at makes no public one.
+    #[error("http://{address} is no public address")]
+    PublicUrl {
+        /// Where the service listens.
+        address: SocketAddr,
+    },
+}
+
+impl StartError {
+    /// Whether the same may work later: somebody else has what is needed, or does not answer.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::DataDir(error) => matches!(error, DataDirError::Held { .. }),
+            Self::Database(error) => error.is_unavailable(),
+            _ => false,
+        }
+    }
+}

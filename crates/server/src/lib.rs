@@ -1,0 +1,27 @@
+//! The `valetkey` service: configuration, wiring, command line, telemetry, shutdown.
+//!
+//! [`Server`] is the whole of it in one value; several may run in one process. [`run`] is the binary.
+
+mod cli;
+mod config;
+mod data_dir;
+mod environment;
+mod error;
+mod foundation;
+mod notify;
+mod process;
+mod server;
+mod socket;
+mod telemetry;
+mod unlock;
+
+pub use cli::run;
+pub use config::{
+    CallLimits, Config, ConfigFault, ConfigFaults, DatabaseConfig, KeyringConfig, LoadedConfig, LogConfig, LogFormat,
+    Origin, ServerConfig, SettingInForce, Sources,
+};
+pub use data_dir::{DataDir, DataDirError};
+pub use environment::Environment;
+pub use error::StartError;
+pub use server::{Server, ServerBuilder};
+pub use unlock::UnlockError;

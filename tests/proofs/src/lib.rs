@@ -1,0 +1,1 @@
+//! Crash and replica runs with the sandbox's ledger as the oracle.

@@ -1,0 +1,9 @@
+//! The behaviour of the service over real HTTP, on SQLite and on PostgreSQL.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a helper that fails, fails its test")]
+
+mod flow_browser;
+mod flow_callback;
+mod flow_connect;
+mod flow_finish;
+mod flow_start;

@@ -1,0 +1,47 @@
+//! What an app is started with.
+
+use std::fmt;
+
+use valetkey_sandbox::SandboxSettings;
+use valetkey_server::Config;
+
+use crate::Engine;
+
+type Change = Box<dyn FnOnce(&mut Config) + Send>;
+
+/// What an app is started with.
+pub struct Setup {
+    pub(crate) engine: Engine,
+    pub(crate) changes: Vec<Change>,
+    pub(crate) sandbox: SandboxSettings,
+}
+
+impl Setup {
+    /// The defaults of the service with scheduled work off, and a sandbox that consents by itself and knows any account.
+    pub fn on(engine: Engine) -> Self {
+        let sandbox = SandboxSettings { clients: Vec::new(), any_account: true, ..SandboxSettings::automatic() };
+        Self { engine, changes: Vec::new(), sandbox }
+    }
+
+    /// Changes the server's configuration.
+    #[must_use]
+    pub fn config(mut self, change: impl FnOnce(&mut Config) + Send + 'static) -> Self {
+        self.changes.push(Box::new(change));
+        self
+    }
+
+    /// Changes what the sandbox is started with. Most of it can be changed later by [`TestApp::provider`].
+    ///
+    /// [`TestApp::provider`]: crate::TestApp::provider
+    #[must_use]
+    pub fn sandbox(mut self, change: impl FnOnce(&mut SandboxSettings)) -> Self {
+        change(&mut self.sandbox);
+        self
+    }
+}
+
+impl fmt::Debug for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Setup").field("engine", &self.engine).finish_non_exhaustive()
+    }
+}
