@@ -17,11 +17,13 @@ pub(crate) struct Answer<T>(pub(crate) StatusCode, pub(crate) T);
 pub(crate) type Answered<T> = Result<Answer<T>, Problem>;
 
 /// 200.
+#[expect(clippy::unnecessary_wraps, reason = "it is the handler's whole result")]
 pub(crate) fn ok<T>(body: T) -> Answered<T> {
     Ok(Answer(StatusCode::OK, body))
 }
 
 /// 201.
+#[expect(clippy::unnecessary_wraps, reason = "it is the handler's whole result")]
 pub(crate) fn created<T>(body: T) -> Answered<T> {
     Ok(Answer(StatusCode::CREATED, body))
 }

@@ -1,6 +1,7 @@
 //! The OpenAPI document: what the routes say of themselves, and what holds for all of them.
 
 use serde::Serialize;
+use serde_json::{Value, json};
 use utoipa::{
     ToSchema,
     openapi::{
@@ -61,7 +62,7 @@ pub(crate) fn head() -> OpenApi {
         .schema_from::<ProblemDocument>()
         .schema_from::<FaultDocument>()
         .schema_from::<OfferDocument>();
-    for shared in SHARED {
+    for shared in SHARED.iter().chain(&WITHOUT_TOKEN) {
         components = components.response(shared.name, shared.response());
     }
     OpenApiBuilder::new()
@@ -85,21 +86,28 @@ struct ProblemDocument {
     /// What programs compare; it never changes its meaning.
     code: String,
     /// What is special about this occurrence.
+    #[schema(nullable = false)]
     detail: Option<String>,
     /// What is wrong with the request.
+    #[schema(nullable = false)]
     faults: Option<Vec<FaultDocument>>,
     /// Seconds to wait, as in `Retry-After`.
+    #[schema(nullable = false)]
     retry_after: Option<u64>,
     /// Why a grant is dead.
+    #[schema(nullable = false)]
     reason: Option<String>,
     /// Since when.
-    #[schema(format = DateTime)]
+    #[schema(nullable = false, format = DateTime)]
     since: Option<String>,
     /// Scopes that the grant lacks.
+    #[schema(nullable = false)]
     missing_scopes: Option<Vec<String>>,
     /// A fresh flow, where one was asked for.
+    #[schema(nullable = false)]
     start: Option<OfferDocument>,
     /// The request, as the log names it.
+    #[schema(nullable = false)]
     request_id: Option<String>,
 }
 
@@ -132,6 +140,43 @@ struct Shared {
     status: &'static str,
     description: &'static str,
     example: fn() -> Problem,
+}
+
+/// What the token call answers without a token to give; each a next step for the caller.
+const WITHOUT_TOKEN: [Shared; 3] = [
+    Shared {
+        name: "ScopesMissing",
+        status: "403",
+        description: "The grant lacks scopes (`scopes-missing`), or the key's roles do not allow it (`forbidden`)",
+        example: || {
+            Problem::new(ProblemCode::ScopesMissing).member("missing_scopes", vec!["repo"]).member("start", offer())
+        },
+    },
+    Shared {
+        name: "NobodyConnected",
+        status: "404",
+        description: "Nobody has connected (`connection-not-found`), or there is no such connector (`connector-not-found`)",
+        example: || Problem::new(ProblemCode::ConnectionNotFound).member("start", offer()),
+    },
+    Shared {
+        name: "ReconnectRequired",
+        status: "409",
+        description: "The grant is dead (`reconnect-required`), or a rejected token cannot be replaced (`rejected-not-refreshable`)",
+        example: || {
+            Problem::new(ProblemCode::ReconnectRequired)
+                .member("reason", "grant_revoked")
+                .member("since", "2026-11-20T09:30:00.000Z")
+                .member("start", offer())
+        },
+    },
+];
+
+fn offer() -> Value {
+    json!({
+        "flow_id": "flw_06bc4jp3kg1hf0c9q2m8r5vk3o",
+        "start_url": "https://connect.example/connect/…",
+        "expires_at": "2026-11-20T09:40:00.000Z",
+    })
 }
 
 const SHARED: [Shared; 12] = [
@@ -227,6 +272,9 @@ fn complete(document: &mut OpenApi) {
                 continue;
             }
             operation.security = Some(vec![SecurityRequirement::new(SECURITY, Vec::<String>::new())]);
+            if path.ends_with("/token") {
+                add_all(operation, WITHOUT_TOKEN.iter());
+            }
             add(operation, &["401", "403", "default"]);
             if path.contains('{') {
                 add(operation, &["400", "404"]);
@@ -251,9 +299,15 @@ fn complete(document: &mut OpenApi) {
 }
 
 fn add(operation: &mut Operation, statuses: &[&str]) {
-    for shared in SHARED.iter().filter(|shared| statuses.contains(&shared.status)) {
-        let responses = &mut operation.responses.responses;
-        responses.entry(shared.status.to_owned()).or_insert_with(|| Ref::from_response_name(shared.name).into());
+    add_all(operation, SHARED.iter().filter(|shared| statuses.contains(&shared.status)));
+}
+
+/// Adds what the operation does not say itself.
+fn add_all<'a>(operation: &mut Operation, responses: impl Iterator<Item = &'a Shared>) {
+    for shared in responses {
+        let status = shared.status.to_owned();
+        let reference = || Ref::from_response_name(shared.name).into();
+        operation.responses.responses.entry(status).or_insert_with(reference);
     }
 }
 
@@ -272,7 +326,6 @@ pub(crate) fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
     use std::collections::BTreeSet;
 
     fn document() -> Value {
@@ -319,7 +372,7 @@ mod tests {
                 assert!(operation["security"].is_null(), "{place}");
             }
         }
-        assert_eq!(names.len(), 24, "{names:?}");
+        assert_eq!(names.len(), 26, "{names:?}");
     }
 
     #[test]

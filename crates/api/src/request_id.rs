@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use valetkey_core::Entropy;
 
 /// The header that carries it, both ways.
@@ -30,7 +30,7 @@ impl RequestIds {
 
     /// The client's id if it is one that may stand in a log, or a new one.
     pub(crate) fn of(&self, headers: &HeaderMap) -> String {
-        match headers.get(X_REQUEST_ID).map(|value| value.as_bytes()) {
+        match headers.get(X_REQUEST_ID).map(HeaderValue::as_bytes) {
             Some(given) if is_plain(given) => String::from_utf8_lossy(given).into_owned(),
             _ => self.make(),
         }
@@ -78,7 +78,7 @@ mod tests {
         let ids = RequestIds::new(&SystemEntropy);
         let mut headers = HeaderMap::new();
         if let Some(given) = given {
-            headers.insert(X_REQUEST_ID, axum::http::HeaderValue::from_bytes(given).expect("a header"));
+            headers.insert(X_REQUEST_ID, HeaderValue::from_bytes(given).expect("a header"));
         }
         ids.of(&headers)
     }

@@ -14,6 +14,14 @@ pub async fn with_request_id<F: Future>(id: String, future: F) -> F::Output {
     REQUEST_ID.scope(id, future).await
 }
 
+/// The same for what goes on in a task of its own.
+pub(crate) async fn with_this_request_id<F: Future>(id: Option<String>, future: F) -> F::Output {
+    match id {
+        Some(id) => with_request_id(id, future).await,
+        None => future.await,
+    }
+}
+
 pub(crate) fn request_id() -> Option<String> {
     REQUEST_ID.try_with(Clone::clone).ok()
 }

@@ -104,7 +104,7 @@ impl Broker {
     pub async fn drain(&self, limit: Duration) -> bool {
         self.inner.tasks.close();
         let drained = tokio::time::timeout(limit, self.inner.tasks.wait()).await.is_ok();
-        if let Err(error) = self.write_issues().await {
+        if let Err(error) = self.write_issues_now(true).await {
             tracing::error!(error = &error as &dyn std::error::Error, "issue events could not be written at shutdown");
         }
         drained

@@ -10,6 +10,7 @@ use valetkey_store::{Connect, Connected, FlowRecord, Proof, Redemption, Unstored
 
 use crate::{
     Broker, BrokerError, Resource,
+    audit::{request_id, with_this_request_id},
     broker::require,
     schedule,
     start::{fits_challenge, subject_of},
@@ -163,10 +164,9 @@ impl Broker {
         };
         let (broker, flow) = (self.clone(), flow.clone());
         let span = tracing::Span::current();
-        let task = self.inner.tasks.spawn(tracing::Instrument::instrument(
-            async move { broker.redeem_now(&flow, &redemption, actor, weakly_bound).await },
-            span,
-        ));
+        let work = async move { broker.redeem_now(&flow, &redemption, actor, weakly_bound).await };
+        let work = with_this_request_id(request_id(), work);
+        let task = self.inner.tasks.spawn(tracing::Instrument::instrument(work, span));
         task.await.map_err(|_| BrokerError::ShuttingDown)?.map(Some)
     }
 

@@ -2,116 +2,167 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use serde_json::json;
-use valetkey_core::{Action, Actor, AuditEvent, ConnectionId, EventId, Fingerprint, KeyId, Subject, Timestamp};
+use valetkey_core::{Action, Actor, AuditEvent, ConnectionId, EventId, KeyId, Subject, Timestamp};
 use valetkey_store::{StoredConnection, Use};
 
 use crate::{Broker, BrokerError};
 
-/// A use is written down again after this long.
-const USE_INTERVAL: Duration = Duration::from_secs(60);
+/// A token that a key gets again and again is counted, and the count written this often.
+const COUNT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// More remembered uses than this are forgotten: they are written once more, no harm done.
-const REMEMBERED_USES: usize = 200_000;
+/// More counted tokens than this are written and forgotten at once: memory stays bounded.
+const COUNTED: usize = 200_000;
+
+/// One token in the hands of one key.
+type Holding = (KeyId, ConnectionId, i64);
 
 #[derive(Debug)]
 struct Issue {
+    /// Since it was last written.
     count: u64,
     first_at: Timestamp,
     last_at: Timestamp,
-    fingerprint: Option<Fingerprint>,
-    stored: std::sync::Arc<StoredConnection>,
+    stored: Arc<StoredConnection>,
 }
 
 #[derive(Debug, Default)]
 struct Gathered {
-    issues: HashMap<(KeyId, ConnectionId, i64), Issue>,
+    issues: HashMap<Holding, Issue>,
+    /// Not written yet: the first time that a key gets this token.
+    new: Vec<Holding>,
     keys: HashMap<KeyId, Timestamp>,
+    counted_at: Option<Timestamp>,
 }
 
-/// What was handed out since the last writing.
+/// What was handed out.
 #[derive(Debug)]
 pub(crate) struct IssueLog {
     gathered: Mutex<Gathered>,
-    written: Mutex<HashMap<ConnectionId, Timestamp>>,
+}
+
+/// What is to be written.
+#[derive(Debug, Default)]
+struct Batch {
+    issues: Vec<(Holding, Issue)>,
+    keys: HashMap<KeyId, Timestamp>,
 }
 
 impl IssueLog {
     pub(crate) fn new() -> Self {
-        Self { gathered: Mutex::new(Gathered::default()), written: Mutex::new(HashMap::new()) }
+        Self { gathered: Mutex::new(Gathered::default()) }
+    }
+
+    fn gathered(&self) -> MutexGuard<'_, Gathered> {
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes a token that was handed out.
-    pub(crate) fn note(&self, key: KeyId, stored: &std::sync::Arc<StoredConnection>, now: Timestamp) {
+    pub(crate) fn note(&self, key: KeyId, stored: &Arc<StoredConnection>, now: Timestamp) {
         let connection = &stored.connection;
-        let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
-        gathered
-            .issues
-            .entry((key, connection.id, connection.generation))
-            .and_modify(|issue| {
-                issue.count += 1;
-                issue.last_at = now;
-            })
-            .or_insert_with(|| Issue {
-                count: 1,
-                first_at: now,
-                last_at: now,
-                fingerprint: stored.fingerprint.clone(),
-                stored: std::sync::Arc::clone(stored),
-            });
+        let holding = (key, connection.id, connection.generation);
+        let mut gathered = self.gathered();
+        if let Some(issue) = gathered.issues.get_mut(&holding) {
+            if issue.count == 0 {
+                issue.first_at = now;
+            }
+            issue.count += 1;
+            issue.last_at = now;
+            return;
+        }
+        let issue = Issue { count: 1, first_at: now, last_at: now, stored: Arc::clone(stored) };
+        gathered.issues.insert(holding, issue);
+        gathered.new.push(holding);
     }
 
     /// Notes a key that was used for something else.
     pub(crate) fn note_key(&self, key: KeyId, now: Timestamp) {
-        self.gathered.lock().unwrap_or_else(PoisonError::into_inner).keys.insert(key, now);
+        self.gathered().keys.insert(key, now);
     }
 
-    fn take(&self) -> Gathered {
-        std::mem::take(&mut *self.gathered.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Those uses whose last writing is long enough ago.
-    fn worth_writing(&self, uses: Vec<Use>) -> Vec<Use> {
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        if written.len() > REMEMBERED_USES {
-            written.clear();
-        }
-        uses.into_iter()
-            .filter(|each| {
-                let due = written.get(&each.connection).is_none_or(|at| each.at.since(*at) >= USE_INTERVAL);
-                if due {
-                    written.insert(each.connection, each.at);
+    /// Takes what is new, and once in a while the counts; tokens that nobody asked for since are forgotten.
+    fn take(&self, now: Timestamp, all: bool) -> Batch {
+        let mut gathered = self.gathered();
+        let since = gathered.counted_at.get_or_insert(now);
+        let count = all || now.since(*since) >= COUNT_INTERVAL || gathered.issues.len() > COUNTED;
+        let mut batch = Batch { keys: std::mem::take(&mut gathered.keys), ..Batch::default() };
+        let new = std::mem::take(&mut gathered.new);
+        if !count {
+            for holding in new {
+                if let Some(issue) = gathered.issues.get_mut(&holding) {
+                    batch.issues.push((holding, taken(issue)));
                 }
-                due
-            })
-            .collect()
+            }
+            return batch;
+        }
+        gathered.counted_at = Some(now);
+        let forget_all = all || gathered.issues.len() > COUNTED;
+        gathered.issues.retain(|holding, issue| {
+            let used = issue.count > 0;
+            if used {
+                batch.issues.push((*holding, taken(issue)));
+            }
+            used && !forget_all
+        });
+        batch
+    }
+
+    /// What could not be written is written next time.
+    fn put_back(&self, batch: Batch) {
+        let mut gathered = self.gathered();
+        for (holding, issue) in batch.issues {
+            match gathered.issues.get_mut(&holding) {
+                Some(later) => {
+                    later.count += issue.count;
+                    later.first_at = issue.first_at;
+                }
+                None => {
+                    gathered.issues.insert(holding, issue);
+                }
+            }
+            gathered.new.push(holding);
+        }
     }
 }
 
+/// The count so far, which starts again.
+fn taken(issue: &mut Issue) -> Issue {
+    let count = std::mem::take(&mut issue.count);
+    Issue { count, first_at: issue.first_at, last_at: issue.last_at, stored: Arc::clone(&issue.stored) }
+}
+
 impl Broker {
-    /// Writes what was handed out since the last time: one audit event for each key, connection and token, with a
-    /// count, and the last uses. Answers with the number of events.
+    /// Writes what was handed out: within a second that a key got a token, within a minute how often. Answers with the
+    /// number of events.
     pub async fn write_issues(&self) -> Result<usize, BrokerError> {
-        let Gathered { issues, mut keys } = self.inner.issues.take();
-        let mut uses = Vec::with_capacity(issues.len());
-        let mut events = Vec::with_capacity(issues.len());
-        for ((key_id, connection, _), issue) in issues {
-            uses.push(Use { connection, at: issue.last_at });
-            let seen = keys.entry(key_id).or_insert(issue.last_at);
+        self.write_issues_now(false).await
+    }
+
+    /// The same with all counts, at shutdown.
+    pub(crate) async fn write_issues_now(&self, all: bool) -> Result<usize, BrokerError> {
+        let mut batch = self.inner.issues.take(self.now(), all);
+        batch.issues.retain(|(_, issue)| issue.count > 0);
+        let mut uses = Vec::with_capacity(batch.issues.len());
+        let mut events = Vec::with_capacity(batch.issues.len());
+        for ((key_id, connection, _), issue) in &batch.issues {
+            uses.push(Use { connection: *connection, at: issue.last_at });
+            let seen = batch.keys.entry(*key_id).or_insert(issue.last_at);
             *seen = (*seen).max(issue.last_at);
-            events.push(self.issue_event(key_id, &issue));
+            events.push(self.issue_event(*key_id, issue));
         }
-        let uses = self.inner.issues.worth_writing(uses);
         let count = events.len();
-        if count > 0 {
-            self.store().append_audit(&events).await?;
+        if count > 0
+            && let Err(error) = self.store().append_audit(&events).await
+        {
+            self.inner.issues.put_back(batch);
+            return Err(error.into());
         }
-        if !uses.is_empty() || !keys.is_empty() {
-            let keys: Vec<_> = keys.into_iter().collect();
+        if !uses.is_empty() || !batch.keys.is_empty() {
+            let keys: Vec<_> = batch.keys.into_iter().collect();
             self.store().record_uses(&uses, &keys).await?;
         }
         Ok(count)
@@ -136,7 +187,7 @@ impl Broker {
                 "count": issue.count,
                 "first_at": issue.first_at,
                 "generation": connection.generation,
-                "fingerprint": issue.fingerprint,
+                "fingerprint": issue.stored.fingerprint,
             }),
             request_id: None,
         }

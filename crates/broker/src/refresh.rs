@@ -197,8 +197,11 @@ impl Broker {
                 self.not_sent(job, held, code, Some(now.plus(pause))).await
             }
             TokenOutcome::Unknown(_) => self.unknown(job, held, code).await,
-            TokenOutcome::Dead { reason, .. } => self.dead(job, reason, code).await,
-            TokenOutcome::Client { .. } => {
+            TokenOutcome::Dead { reason, .. } if job.connector.grant == Grant::AuthorizationCode => {
+                self.dead(job, reason, code).await
+            }
+            // With client credentials there is no grant that could be dead and nobody who could connect again.
+            TokenOutcome::Dead { .. } | TokenOutcome::Client { .. } => {
                 let now = self.now();
                 let pause = self.pause(held).max(Duration::from_secs(30));
                 self.store().open_circuit(job.connector.id, code, now, now.plus(pause)).await?;

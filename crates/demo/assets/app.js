@@ -10,8 +10,9 @@ const VIEW = 'demo:view';
 
 /** The attempt that this page waits for; an older one reports to nobody. */
 let attempt = null;
-let user = null;
+/** Goes on without a window, where the browser opened none. */
 let offered = null;
+let busy = false;
 
 const params = () => new URLSearchParams(location.search);
 const connector = () => (params().get('connector') === 'confirm' ? 'confirm' : 'finish');
@@ -41,16 +42,16 @@ function tell(status, text, phase = '') {
 }
 
 /** What can be done now. */
-function offer({ waiting = false, busy = false } = {}) {
+function offer({ waiting = false } = {}) {
   const connected = token.held();
+  const cancelled = document.activeElement === $('cancel') && !waiting;
   $('connect').disabled = false;
   $('connect').classList.toggle('plain', connected && !waiting);
   $('connect').textContent = waiting ? 'Open the window again' : connected ? 'Connect again' : 'Connect';
   $('cancel').hidden = !waiting;
   $('continue').hidden = offered === null;
-  for (const id of ['call', 'refresh', 'revoke']) $(id).disabled = busy || !connected;
-  for (const input of $('users').elements) input.disabled = waiting || busy;
-  $('users').disabled = false;
+  $('users').disabled = waiting;
+  if (cancelled) $('connect').focus();
 }
 
 function show(answer) {
@@ -79,6 +80,7 @@ const flow = {
 function begin() {
   offered = null;
   flow.seen = '';
+  $('told').hidden = true;
   log.step('person', 'You clicked Connect.');
   if (mode() === 'redirect') sessionStorage.setItem(VIEW, location.search);
   const mine = connect({
@@ -161,15 +163,22 @@ function failed(error) {
   tell('failed', failure(code, error));
 }
 
-/** One thing at a time, with the buttons asleep meanwhile. */
+/** One thing at a time. The buttons keep the focus, so they are not disabled meanwhile: they only say so. */
 async function doing(work) {
-  offer({ busy: true });
+  if (busy || attempt !== null) return;
+  sleep(true);
   try {
     await work();
   } catch (error) {
     failed(error);
   }
-  offer();
+  sleep(false);
+  if (attempt === null) offer();
+}
+
+function sleep(asleep) {
+  busy = asleep;
+  for (const id of ['call', 'refresh', 'revoke']) $(id).setAttribute('aria-disabled', String(asleep));
 }
 
 /** The token is near its end. A connector just asks again: Valetkey refreshes early, so a fresh one is waiting. */
@@ -209,39 +218,50 @@ const refresh = () => doing(async () => {
   const rejected = token.fingerprint();
   log.step('application', `The backend says that the token ${shorten(rejected)} was refused.`);
   show(await ask(`connectors/${connector()}/token`, { rejected }));
-  log.step('application', `Valetkey refreshed: the new token is ${shorten(token.fingerprint())}.`, 'good');
+  log.step('application', `Valetkey refreshed. The token is ${shorten(token.fingerprint())} now.`, 'good');
   tell('connected', 'A new token is here. The old refresh token was used exactly once.');
 });
 
 const revoke = () => doing(async () => {
   log.step('person', 'You clicked Revoke.');
-  let answer = await ask(`connectors/${connector()}/disconnect`, {});
+  const key = connector();
+  const answer = await ask(`connectors/${key}/disconnect`, {});
+  const focused = $('token').contains(document.activeElement);
   token.clear();
   log.step('application', 'The grant has ended in Valetkey. From now on no caller gets a token.', 'good');
   tell('revoked', 'Revoked. The provider is being told.');
   $('told').hidden = false;
   $('told-here').textContent = 'Ended at once; nobody gets a token from now on.';
   $('told-there').textContent = revoked(answer.revocations).text;
-  $('connect').disabled = false;
-  if (document.activeElement === document.body) $('connect').focus();
-  // Saying it again changes nothing and answers with how it stands now.
-  for (let tries = 0; tries < 40 && !revoked(answer.revocations).over; tries += 1) {
-    await new Promise((resolve) => { setTimeout(resolve, 500); });
-    answer = await ask(`connectors/${connector()}/disconnect`, {}, { quiet: true });
-    if (attempt !== null) return;
+  offer();
+  if (focused) $('connect').focus();
+  follow(key, answer).catch(() => {});
+});
+
+/** Waits until the provider has been told, unless something else is done meanwhile. */
+async function follow(key, { connection_id: id }) {
+  const moved = () => attempt !== null || $('told').hidden;
+  let status = 'revoking';
+  for (let tries = 0; tries < 60 && status === 'revoking'; tries += 1) {
+    await new Promise((resolve) => { setTimeout(resolve, 400); });
+    if (moved()) return;
+    ({ status } = await ask(`connections/${id}`, undefined, { quiet: true }));
   }
+  // Said again, it changes nothing and tells the outcome, token by token.
+  if (moved() || status !== 'revoked') return;
+  const answer = await ask(`connectors/${key}/disconnect`, {}, { quiet: true });
+  if (moved()) return;
   const { text, good } = revoked(answer.revocations);
   $('told-there').textContent = text;
-  log.calls(answer.calls);
   log.step('provider', text, good ? 'good' : '');
+  log.calls(answer.calls);
   tell('revoked', good ? 'Revoked, here and at the provider.' : 'Revoked here.');
-});
+}
 
 /** What there is before anyone clicks. */
 async function load() {
   const state = await ask(`connectors/${connector()}`);
-  user = state.user;
-  for (const input of $('users').querySelectorAll('input')) input.checked = input.value === user;
+  for (const input of $('users').querySelectorAll('input')) input.checked = input.value === state.user;
   $('connector').textContent = state.name;
   for (const link of document.querySelectorAll('.ways a')) {
     const chosen = link.dataset.connector === connector()

@@ -9,7 +9,9 @@ export const shorten = (text) => text
   .replace(/\b(ctr|flw|cxn|rev)_(\w{4})\w+/g, '$1_$2…')
   .replace(/^([\w+/]{8})[\w+/=]{20,}$/, '$1…');
 
-const time = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit' });
+const time = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
+
+const names = { person: 'You', browser: 'Browser', application: 'Application', provider: 'Provider' };
 
 function element(name, className, text) {
   const made = document.createElement(name);
@@ -29,7 +31,7 @@ export const log = {
   step(who, text, tone = '') {
     const item = element('li', 'step');
     item.dataset.tone = tone;
-    const head = element('p', 'who', who);
+    const head = element('p', 'who', names[who]);
     const at = element('time', '', time.format(Date.now()));
     head.append(' ', at);
     item.append(head, element('p', 'text', text), element('ul', 'calls'));

@@ -36,14 +36,14 @@ const states = {
   failed: 'given up',
 };
 
-/** How it stands with the provider, token by token, and whether anything more will come. */
+/** How it stands with the provider, token by token, and whether all of it was confirmed. */
 export function revoked(revocations) {
-  if (revocations.length === 0) return { text: 'There was nothing to tell it.', over: true, good: true };
-  const parts = revocations.map(({ token, state }) => `${token} token: ${states[state] ?? state}`);
-  const text = `${parts.join('; ')}.`;
+  if (revocations.length === 0) return { text: 'There was nothing to tell it.', good: true };
+  const parts = revocations.map(({ token, state }) => `${token} token: ${states[state] ?? state}`).join('; ');
+  const good = revocations.every(({ state }) => state === 'confirmed');
   return {
-    text: text[0].toUpperCase() + text.slice(1),
-    over: revocations.every(({ state }) => state !== 'queued'),
-    good: revocations.every(({ state }) => state === 'confirmed'),
+    text: good ? `Told, and confirmed: the ${revocations.map(({ token }) => token).join(' token and the ')} token.`
+      : `${parts[0].toUpperCase()}${parts.slice(1)}.`,
+    good,
   };
 }

@@ -267,6 +267,7 @@ engine_tests! {
         // Nothing has to be asked of a provider whose endpoints are known.
         app.start_flow(&connector, &connector.popup("u-1")).await;
         app.provider().set_down(false);
+        app.advance(Duration::from_secs(11));
         app.start_flow(&discovered, &discovered.popup("u-1")).await;
     }
 }

@@ -2,8 +2,14 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a helper that fails, fails its test")]
 
+mod access;
+mod flow_account;
 mod flow_browser;
 mod flow_callback;
+mod flow_cancel;
+mod flow_confirm;
 mod flow_connect;
+mod flow_connector;
 mod flow_finish;
+mod flow_pages;
 mod flow_start;

@@ -142,7 +142,7 @@ impl TestApp {
     }
 
     /// Where the server keeps its files.
-    pub fn data_dir(&self) -> &std::path::Path {
+    pub fn data_dir(&self) -> std::path::PathBuf {
         self.place.directory()
     }
 

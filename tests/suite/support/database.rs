@@ -1,6 +1,6 @@
 //! A database of a test's own, and how to be rid of it.
 
-use std::{path::Path, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
@@ -15,7 +15,7 @@ const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 /// A data directory and, on PostgreSQL, a database; both are gone when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
-    directory: TempDir,
+    around: TempDir,
     server: Option<Server>,
 }
 
@@ -34,7 +34,7 @@ fn server_url() -> String {
 
 impl Place {
     pub(crate) async fn new(engine: Engine) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
+        let around = tempfile::tempdir().expect("a directory");
         let server = match engine {
             Engine::Sqlite => None,
             Engine::Postgres => {
@@ -45,11 +45,12 @@ impl Place {
                 Some(Server { url, database })
             }
         };
-        Self { directory, server }
+        Self { around, server }
     }
 
-    pub(crate) fn directory(&self) -> &Path {
-        self.directory.path()
+    /// The data directory. The server makes it, so that it is as private as it has to be.
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.around.path().join("data")
     }
 
     /// The configuration of a server here.

@@ -200,3 +200,8 @@ impl TestApp {
         }
     }
 }
+
+/// Does one kind of scheduled work at another server.
+pub async fn run_at(server: &Server, work: valetkey_jobs::Work) -> String {
+    valetkey_jobs::run(server.broker(), work).await.expect("the work is done")
+}

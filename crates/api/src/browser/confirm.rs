@@ -2,7 +2,7 @@
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, header},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
     response::Response,
 };
 use url::Url;
@@ -87,7 +87,7 @@ async fn choice_of(request: Request) -> Option<Choice> {
 /// `Sec-Fetch-Site`, which no page can set, has to say it.
 fn is_from_our_page(headers: &HeaderMap, public_url: &Url) -> bool {
     let mut origins = headers.get_all(header::ORIGIN).iter();
-    let origin = origins.next().map(|value| value.as_bytes());
+    let origin = origins.next().map(HeaderValue::as_bytes);
     if origins.next().is_some() {
         return false;
     }
@@ -100,7 +100,7 @@ fn is_from_our_page(headers: &HeaderMap, public_url: &Url) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::{body::Body, http::HeaderValue};
+    use axum::body::Body;
 
     fn from_ours(pairs: &[(&'static str, &'static str)]) -> bool {
         let mut headers = HeaderMap::new();

@@ -7,7 +7,7 @@ use crate::{
     answer::{Answered, ok},
     auth::{Permit, op},
     extract::QueryParams,
-    wire::{AuditEventOut, AuditParams, Page},
+    wire::{AuditEventOut, AuditEventPage, AuditParams, Page},
 };
 
 /// Read the audit, newest first.
@@ -24,12 +24,12 @@ use crate::{
         ("after" = Option<String>, Query, description = "`next` of the page before"),
         ("limit" = Option<i64>, Query, description = "1 to 200, 50 if absent"),
     ),
-    responses((status = OK, description = "A page", body = Page<AuditEventOut>)))]
+    responses((status = OK, description = "A page", body = AuditEventPage)))]
 pub(super) async fn list_audit(
     permit: Permit<op::AuditRead>,
     State(api): State<Api>,
     QueryParams(params): QueryParams<AuditParams>,
-) -> Answered<Page<AuditEventOut>> {
+) -> Answered<AuditEventPage> {
     let page = &params.page;
     let found = api.broker().list_audit(&permit.caller, &params.filter, page.after, page.limit()).await?;
     let items = found.events.into_iter().map(AuditEventOut::from).collect();

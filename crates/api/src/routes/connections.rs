@@ -8,7 +8,7 @@ use crate::{
     answer::{Answered, ok},
     auth::{Permit, op},
     extract::{PathParam, QueryParams},
-    wire::{ConnectionOut, ConnectionParams, DisconnectedOut, Page},
+    wire::{ConnectionOut, ConnectionPage, ConnectionParams, DisconnectedOut},
 };
 
 /// List connections.
@@ -26,12 +26,12 @@ use crate::{
         ("after" = Option<String>, Query, description = "`next` of the page before"),
         ("limit" = Option<i64>, Query, description = "1 to 200, 50 if absent"),
     ),
-    responses((status = OK, description = "A page", body = Page<ConnectionOut>)))]
+    responses((status = OK, description = "A page", body = ConnectionPage)))]
 pub(super) async fn list_connections(
     permit: Permit<op::ConnectionList>,
     State(api): State<Api>,
     QueryParams(params): QueryParams<ConnectionParams>,
-) -> Answered<Page<ConnectionOut>> {
+) -> Answered<ConnectionPage> {
     let page = &params.page;
     let found = api.broker().list_connections(&permit.caller, &params.filter, page.after, page.probe()).await?;
     ok(page.page(found, |connection| connection.id.to_string()))

@@ -8,7 +8,7 @@ use crate::{
     answer::{Answered, created, ok},
     auth::{Permit, op},
     extract::{JsonBody, PathParam, QueryParams},
-    wire::{ConnectorIn, ConnectorOut, ConnectorPatchIn, DeletedConnectorOut, Page, PageParams},
+    wire::{ConnectorIn, ConnectorOut, ConnectorPage, ConnectorPatchIn, DeletedConnectorOut, PageParams},
 };
 
 /// Make a connector.
@@ -32,12 +32,12 @@ pub(super) async fn create_connector(
         ("after" = Option<String>, Query, description = "`next` of the page before"),
         ("limit" = Option<i64>, Query, description = "1 to 200, 50 if absent"),
     ),
-    responses((status = OK, description = "A page", body = Page<ConnectorOut>)))]
+    responses((status = OK, description = "A page", body = ConnectorPage)))]
 pub(super) async fn list_connectors(
     permit: Permit<op::ConnectorList>,
     State(api): State<Api>,
     QueryParams(page): QueryParams<PageParams<ConnectorId>>,
-) -> Answered<Page<ConnectorOut>> {
+) -> Answered<ConnectorPage> {
     let found = api.broker().list_connectors(&permit.caller, page.after, page.probe()).await?;
     let shown = found.into_iter().map(|connector| {
         let redirect_uri = api.broker().redirect_uri(connector.id);

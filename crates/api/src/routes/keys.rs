@@ -8,7 +8,7 @@ use crate::{
     answer::{Answered, created, ok},
     auth::{Permit, op},
     extract::{JsonBody, PathParam, QueryParams},
-    wire::{CreatedKeyOut, KeyIn, KeyOut, Page, PageParams},
+    wire::{CreatedKeyOut, KeyIn, KeyOut, KeyPage, PageParams},
 };
 
 /// Make a key.
@@ -30,12 +30,12 @@ pub(super) async fn create_key(
         ("after" = Option<String>, Query, description = "`next` of the page before"),
         ("limit" = Option<i64>, Query, description = "1 to 200, 50 if absent"),
     ),
-    responses((status = OK, description = "A page", body = Page<KeyOut>)))]
+    responses((status = OK, description = "A page", body = KeyPage)))]
 pub(super) async fn list_keys(
     permit: Permit<op::KeyList>,
     State(api): State<Api>,
     QueryParams(page): QueryParams<PageParams<KeyId>>,
-) -> Answered<Page<KeyOut>> {
+) -> Answered<KeyPage> {
     let found = api.broker().list_keys(&permit.caller, page.after, page.probe()).await?;
     ok(page.page(found, |key| key.id.to_string()))
 }

@@ -7,16 +7,13 @@ use crate::{
     answer::{Answered, ok},
     auth::{Permit, op},
     extract::PathParam,
-    wire::{Page, ProviderOut},
+    wire::{Page, ProviderOut, ProviderPage},
 };
 
 /// List the providers that connectors can use.
 #[utoipa::path(get, path = "/v1/providers", operation_id = "list_providers", tag = "providers",
-    responses((status = OK, description = "All of them", body = Page<ProviderOut>)))]
-pub(super) async fn list_providers(
-    permit: Permit<op::ProviderRead>,
-    State(api): State<Api>,
-) -> Answered<Page<ProviderOut>> {
+    responses((status = OK, description = "All of them", body = ProviderPage)))]
+pub(super) async fn list_providers(permit: Permit<op::ProviderRead>, State(api): State<Api>) -> Answered<ProviderPage> {
     let providers = api.broker().list_providers(&permit.caller)?;
     ok(Page { items: providers.into_iter().map(ProviderOut::from).collect(), next: None })
 }

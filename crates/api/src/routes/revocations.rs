@@ -7,7 +7,7 @@ use crate::{
     answer::{Answered, ok},
     auth::{Permit, op},
     extract::QueryParams,
-    wire::{Page, RevocationOut, RevocationParams},
+    wire::{RevocationPage, RevocationParams},
 };
 
 /// List revocations, newest first.
@@ -19,12 +19,12 @@ use crate::{
         ("after" = Option<String>, Query, description = "`next` of the page before"),
         ("limit" = Option<i64>, Query, description = "1 to 200, 50 if absent"),
     ),
-    responses((status = OK, description = "A page", body = Page<RevocationOut>)))]
+    responses((status = OK, description = "A page", body = RevocationPage)))]
 pub(super) async fn list_revocations(
     permit: Permit<op::RevocationList>,
     State(api): State<Api>,
     QueryParams(params): QueryParams<RevocationParams>,
-) -> Answered<Page<RevocationOut>> {
+) -> Answered<RevocationPage> {
     let page = &params.page;
     let found = api.broker().list_revocations(&permit.caller, &params.filter, page.after, page.probe()).await?;
     ok(page.page(found, |revocation| revocation.id.to_string()))

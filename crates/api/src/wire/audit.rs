@@ -8,8 +8,11 @@ use valetkey_core::{
     Action, Actor, AuditEvent, ConnectionId, ConnectorId, EventId, FlowId, KeyId, Owner, Timestamp, UserId,
 };
 
-use super::{PageParams, connection::OwnerOut};
+use super::{Page, PageParams, connection::OwnerOut};
 use crate::extract::{FromPairs, Pairs};
+
+/// A page of them.
+pub(crate) type AuditEventPage = Page<AuditEventOut>;
 
 /// Who acted.
 #[derive(Debug, Serialize, ToSchema)]
@@ -20,7 +23,7 @@ pub(crate) struct ActorOut {
     kind: &'static str,
     /// Which key.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, example = "key_06bc4jm2cg1hf0c9q2m8r5vk3o")]
+    #[schema(nullable = false, value_type = Option<String>, example = "key_06bc4jm2cg1hf0c9q2m8r5vk3o")]
     key_id: Option<KeyId>,
 }
 
@@ -53,22 +56,23 @@ pub(crate) struct AuditEventOut {
     action: Action,
     /// The connector.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(nullable = false, value_type = Option<String>)]
     connector_id: Option<ConnectorId>,
     /// The connection.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(nullable = false, value_type = Option<String>)]
     connection_id: Option<ConnectionId>,
     /// The flow.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(nullable = false, value_type = Option<String>)]
     flow_id: Option<FlowId>,
     /// The key.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(nullable = false, value_type = Option<String>)]
     key_id: Option<KeyId>,
     /// The owner.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     owner: Option<OwnerOut>,
     /// More, never a secret.
     #[serde(skip_serializing_if = "Value::is_null")]
@@ -76,6 +80,7 @@ pub(crate) struct AuditEventOut {
     detail: Value,
     /// The request that caused it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     request_id: Option<String>,
 }
 

@@ -120,27 +120,31 @@ pub(crate) struct OutcomesOut {
 pub(crate) struct BulkOut {
     /// The plan to name.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, example = "pln_06bc4k1m2g1hf0c9q2m8r5vk3o")]
+    #[schema(nullable = false, value_type = Option<String>, example = "pln_06bc4k1m2g1hf0c9q2m8r5vk3o")]
     plan_id: Option<PlanId>,
     /// How many connections it holds.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     count: Option<i64>,
     /// How many of each provider.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     by_provider: Option<BTreeMap<String, i64>>,
     /// How many can be confirmed.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     by_outcome: Option<OutcomesOut>,
     /// The first twenty.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Vec<String>>)]
+    #[schema(nullable = false, value_type = Option<Vec<String>>)]
     sample: Option<Vec<ConnectionId>>,
     /// When the plan can no longer be used.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, format = DateTime)]
+    #[schema(nullable = false, value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
     /// How many connections were revoked.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     revoked: Option<u64>,
 }
 

@@ -7,8 +7,11 @@ use valetkey_core::{
     Connection, ConnectionId, ConnectorId, Label, Owner, ReauthReason, Refreshing, Status, Timestamp, UserId,
 };
 
-use super::{PageParams, RevocationOut};
+use super::{Page, PageParams, RevocationOut};
 use crate::extract::{FromPairs, Pairs};
+
+/// A page of them.
+pub(crate) type ConnectionPage = Page<ConnectionOut>;
 
 /// Whose grant it is.
 #[derive(Debug, Serialize, ToSchema)]
@@ -19,7 +22,7 @@ pub(crate) struct OwnerOut {
     kind: &'static str,
     /// The application's id of the user, if it is one user's.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, example = "u-17")]
+    #[schema(nullable = false, value_type = Option<String>, example = "u-17")]
     user_id: Option<UserId>,
 }
 
@@ -66,6 +69,7 @@ pub(crate) struct AccountOut {
     subject: String,
     /// What it is called, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     name: Option<String>,
 }
 
@@ -228,14 +232,18 @@ pub(crate) struct DisconnectIn {
     #[schema(value_type = Option<String>)]
     actor: Option<UserId>,
     /// Which of the owner's accounts.
-    #[serde(default = "Label::none")]
+    #[serde(default)]
     #[schema(value_type = Option<String>)]
-    label: Label,
+    label: Option<Label>,
 }
 
 impl From<DisconnectIn> for Disconnect {
     fn from(disconnect: DisconnectIn) -> Self {
-        Self { user_id: disconnect.user_id, actor: disconnect.actor, label: disconnect.label }
+        Self {
+            user_id: disconnect.user_id,
+            actor: disconnect.actor,
+            label: disconnect.label.unwrap_or_else(Label::none),
+        }
     }
 }
 

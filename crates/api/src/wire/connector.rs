@@ -7,6 +7,11 @@ use utoipa::ToSchema;
 use valetkey_broker::{ConnectorPatch, NewConnector};
 use valetkey_core::{AuthMode, Binding, Connector, ConnectorId, Endpoints, Grant, RotationClass, Secret, Timestamp};
 
+use super::Page;
+
+/// A page of them.
+pub(crate) type ConnectorPage = Page<ConnectorOut>;
+
 /// Whose grants a connector holds.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -68,6 +73,7 @@ pub(crate) struct RotationWire {
     class: RotationClassWire,
     /// The grace, with class `grace` and no other.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     grace_seconds: Option<u32>,
 }
 
@@ -101,15 +107,19 @@ impl TryFrom<RotationRead> for RotationWire {
 pub(crate) struct EndpointsWire {
     /// Authorization endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     authorization: Option<String>,
     /// Token endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     token: Option<String>,
     /// Revocation endpoint (RFC 7009).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     revocation: Option<String>,
     /// Userinfo endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     userinfo: Option<String>,
 }
 
@@ -130,7 +140,7 @@ pub(crate) struct ConnectorIn {
     #[serde(default)]
     grant: GrantWire,
     /// The client id at the provider.
-    #[schema(example = "Iv1.8a61f9b3a7aba766")]
+    #[schema(example = "the-client-id")]
     client_id: String,
     /// The client secrets, tried in order, so that one can be rolled over. Never shown again.
     #[serde(default)]

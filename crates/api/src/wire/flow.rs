@@ -24,9 +24,9 @@ pub(crate) struct StartFlowIn {
     #[serde(default)]
     user_display: Option<String>,
     /// Which of the owner's accounts; for a second one.
-    #[serde(default = "Label::none")]
+    #[serde(default)]
     #[schema(value_type = Option<String>)]
-    label: Label,
+    label: Option<Label>,
     /// `popup` or `redirect`.
     #[schema(value_type = String, example = "popup")]
     mode: FlowMode,
@@ -57,7 +57,7 @@ impl From<StartFlowIn> for StartFlow {
             user_id: start.user_id,
             actor: start.actor,
             user_display: start.user_display,
-            label: start.label,
+            label: start.label.unwrap_or_else(Label::none),
             mode: start.mode,
             return_url: start.return_url,
             origin: start.origin,
@@ -105,11 +105,11 @@ pub(crate) struct FlowOut {
     status: &'static str,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, example = "access-denied")]
+    #[schema(nullable = false, value_type = Option<String>, example = "access-denied")]
     code: Option<&'static str>,
     /// The connection it made.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(nullable = false, value_type = Option<String>)]
     connection_id: Option<ConnectionId>,
     /// When it started.
     #[schema(value_type = String, format = DateTime)]

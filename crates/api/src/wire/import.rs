@@ -21,9 +21,9 @@ pub(crate) struct ImportLineIn {
     #[schema(value_type = Option<String>, example = "u-17")]
     user_id: Option<UserId>,
     /// Which of the owner's accounts.
-    #[serde(default = "Label::none")]
+    #[serde(default)]
     #[schema(value_type = Option<String>)]
-    label: Label,
+    label: Option<Label>,
     /// The access token.
     #[serde(default)]
     #[schema(value_type = Option<String>, write_only)]
@@ -53,7 +53,7 @@ impl From<ImportLineIn> for ImportLine {
         Self {
             connector_id: line.connector_id,
             user_id: line.user_id,
-            label: line.label,
+            label: line.label.unwrap_or_else(Label::none),
             access_token: line.access_token,
             refresh_token: line.refresh_token,
             expires_at: line.expires_at,
@@ -72,14 +72,15 @@ pub(crate) struct ImportLineOut {
     line: u64,
     /// The connection it made.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(nullable = false, value_type = Option<String>)]
     connection_id: Option<ConnectionId>,
     /// The generation it has now.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     generation: Option<i64>,
     /// Why it was refused: `code`, `title` and more, as in a problem.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
+    #[schema(nullable = false, value_type = Option<Object>)]
     problem: Option<Value>,
 }
 

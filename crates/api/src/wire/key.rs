@@ -5,6 +5,11 @@ use utoipa::ToSchema;
 use valetkey_broker::{CreatedKey, NewKey};
 use valetkey_core::{ApiKey, ConnectorId, KeyId, Role, Timestamp};
 
+use super::Page;
+
+/// A page of them.
+pub(crate) type KeyPage = Page<KeyOut>;
+
 /// A key to make.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -5,6 +5,11 @@ use serde_json::Value;
 use utoipa::ToSchema;
 use valetkey_broker::ProviderSummary;
 
+use super::Page;
+
+/// A page of them.
+pub(crate) type ProviderPage = Page<ProviderOut>;
+
 /// A setting that a connector must or may supply.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = ProviderSetting)]
@@ -17,6 +22,7 @@ pub(crate) struct SettingOut {
     required: bool,
     /// Its value where a connector supplies none.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     default: Option<String>,
     /// Values that fit as they are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -73,11 +79,13 @@ pub(crate) struct ProviderOut {
     rotation: &'static str,
     /// The letter once an answer has brought a new refresh token, where it differs.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     rotation_when_rotating: Option<&'static str>,
     /// What the provider can be told of a revocation.
     revocation: RevocationSupportOut,
     /// Where users remove access themselves.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     manual_url: Option<String>,
     /// PKCE is used.
     pkce: bool,

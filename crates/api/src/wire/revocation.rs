@@ -7,8 +7,11 @@ use valetkey_core::{
     ConnectionId, ConnectorId, Revocation, RevocationId, RevocationReason, RevocationState, Timestamp, TokenKind,
 };
 
-use super::PageParams;
+use super::{Page, PageParams};
 use crate::extract::{FromPairs, Pairs};
+
+/// A page of them.
+pub(crate) type RevocationPage = Page<RevocationOut>;
 
 /// What a provider is told of one token, and what became of it.
 #[derive(Debug, Serialize, ToSchema)]

@@ -33,9 +33,9 @@ pub(crate) struct TokenIn {
     #[schema(value_type = Option<String>, example = "u-17")]
     user_id: Option<UserId>,
     /// Which of the owner's accounts.
-    #[serde(default = "Label::none")]
+    #[serde(default)]
     #[schema(value_type = Option<String>)]
-    label: Label,
+    label: Option<Label>,
     /// The least remaining life asked for, in seconds; 60 if absent. At most 30 % of the token's life counts.
     #[serde(default)]
     #[schema(example = 60)]
@@ -65,7 +65,7 @@ impl TryFrom<TokenIn> for TokenRequest {
         }
         Ok(Self {
             user_id: wanted.user_id,
-            label: wanted.label,
+            label: wanted.label.unwrap_or_else(Label::none),
             min_ttl: wanted.min_ttl.map(|seconds| Duration::from_secs(u64::from(seconds))),
             scopes: wanted.scopes,
             rejected: wanted.rejected,
@@ -83,7 +83,7 @@ impl TryFrom<TokenIn> for TokenRequest {
 #[schema(as = Token)]
 pub(crate) struct TokenOut<'a> {
     /// The token.
-    #[schema(example = "gho_16C7e42F292c6912E7710c838347Ae178B4a")]
+    #[schema(example = "the-access-token")]
     access_token: &'a str,
     /// Its type.
     #[schema(example = "Bearer")]

@@ -99,6 +99,7 @@ fn router(backend: Arc<Backend>) -> Router {
         .route("/connectors/{connector}/token", post(routes::token))
         .route("/connectors/{connector}/call", post(routes::call))
         .route("/connectors/{connector}/disconnect", post(routes::disconnect))
+        .route("/connections/{connection_id}", get(routes::connection))
         .route("/flows/{flow_id}", get(routes::status))
         .route("/flows/{flow_id}/finish", post(routes::finish))
         .route("/flows/{flow_id}/cancel", post(routes::cancel))

@@ -184,8 +184,26 @@ pub(super) async fn disconnect(
         .filter(|revocation| revocation["created_at"].as_str() == newest)
         .map(|revocation| json!({ "token": revocation["token_kind"], "state": revocation["state"] }))
         .collect();
-    let status = json!({ "status": answer.body["connection"]["status"], "revocations": told });
+    let connection = &answer.body["connection"];
+    let status = json!({ "connection_id": connection["id"], "status": connection["status"], "revocations": told });
     Ok(reply(status, &[&answer.call]))
+}
+
+/// `GET /api/connections/{connection_id}`: how it stands. Asking changes nothing, so that a page may ask again and again.
+pub(super) async fn connection(
+    State(backend): Shared,
+    session: SignedIn,
+    Path(connection_id): Path<String>,
+) -> Reply {
+    // An id has no slash and no dots: this one cannot lead to another address.
+    if !connection_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+        return Err(Refusal::Unknown);
+    }
+    let answer = succeeded(backend.app.get(&format!("/v1/connections/{connection_id}")).await?)?;
+    if answer.body["owner"]["user_id"] != session.user.id {
+        return Err(Refusal::Unknown);
+    }
+    Ok(reply(json!({ "status": answer.body["status"] }), &[&answer.call]))
 }
 
 /// The token call itself. The token stays in the backend.

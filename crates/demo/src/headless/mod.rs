@@ -186,7 +186,7 @@ impl<'a> Walk<'a> {
 
     async fn revoke(&mut self, last: &Shown) -> anyhow::Result<()> {
         let disconnect = format!("{CONNECTOR}/disconnect");
-        let mut answer = self.post(&disconnect, &json!({})).await?;
+        let answer = self.post(&disconnect, &json!({})).await?;
         ensure!(answer["status"] != "active", "the connection is active still");
         let (status, refusal) = self.try_post(&format!("{CONNECTOR}/token"), &json!({})).await?;
         ensure!(
@@ -203,15 +203,17 @@ impl<'a> Walk<'a> {
             ],
         )?;
         let (pause, mut tries) = TELLING;
-        while is_queued(&answer) {
-            ensure!(tries > 0, "the provider has not been told in time: {}", answer["revocations"]);
+        let connection = format!("connections/{}", text(&answer, "connection_id")?);
+        while self.get(&connection).await?["status"] == "revoking" {
+            ensure!(tries > 0, "the provider has not been told in time");
             tries -= 1;
             tokio::time::sleep(pause).await;
-            answer = self.post(&disconnect, &json!({})).await?;
         }
+        // Said again, it changes nothing and tells the outcome, token by token.
+        let answer = self.post(&disconnect, &json!({})).await?;
         let told = tell::revocations(&answer);
         ensure!(
-            answer["revocations"].as_array().is_some_and(|all| all.iter().all(|one| one["state"] == "confirmed")),
+            answer["status"] == "revoked" && all_confirmed(&answer),
             "the provider was not told: {told}"
         );
         self.ask_provider(last)?;
@@ -277,6 +279,6 @@ fn shown(answer: &Value) -> anyhow::Result<Shown> {
     Ok(Shown { fingerprint: text(answer, "fingerprint")?, expires_in, generation })
 }
 
-fn is_queued(answer: &Value) -> bool {
-    answer["revocations"].as_array().is_some_and(|all| all.iter().any(|one| one["state"] == "queued"))
+fn all_confirmed(answer: &Value) -> bool {
+    answer["revocations"].as_array().is_some_and(|all| all.iter().all(|one| one["state"] == "confirmed"))
 }

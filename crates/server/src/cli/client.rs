@@ -130,7 +130,10 @@ impl Client {
         let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
         let request = request.body(body).map_err(unreadable)?;
         let response = match &mut self.way {
-            Way::Socket(sender) => sender.send_request(request).await.map_err(unreadable)?.map(Body::new),
+            Way::Socket(sender) => {
+                sender.ready().await.map_err(unreadable)?;
+                sender.send_request(request).await.map_err(unreadable)?.map(Body::new)
+            }
             Way::Here(here) => match here.router.clone().oneshot(request).await {
                 Ok(response) => response,
                 Err(never) => match never {},
