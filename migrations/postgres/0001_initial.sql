@@ -54,6 +54,14 @@ CREATE TABLE connectors (
 );
 CREATE INDEX connectors_by_space ON connectors (space_id, id);
 
+-- +1 in the transaction that revokes a key or changes a connector: what replicas keep of them in memory holds only
+-- while the number that each token call reads is the one they were read under.
+CREATE TABLE revisions (
+    name TEXT NOT NULL PRIMARY KEY,
+    revision BIGINT NOT NULL
+);
+INSERT INTO revisions (name, revision) VALUES ('access', 1);
+
 CREATE TABLE circuits (
     connector_id TEXT NOT NULL PRIMARY KEY,
     code TEXT NOT NULL,
@@ -236,10 +244,11 @@ CREATE TABLE audit (
 );
 CREATE INDEX audit_by_space ON audit (space_id, id);
 
--- Sealed columns are random bytes: out of line on purpose, so that the main rows stay small and updates stay HOT; the
--- TOAST table then carries the garbage and needs its own vacuum settings.
+-- Refresh tokens are random bytes that the token call never reads: out of line on purpose, so that the main rows stay
+-- small; the TOAST table then carries the garbage and needs its own vacuum settings. Access tokens are read by every
+-- call and stay in line.
 ALTER TABLE connections
-    ALTER COLUMN access_token SET STORAGE EXTERNAL,
+    ALTER COLUMN access_token SET STORAGE MAIN,
     ALTER COLUMN refresh_token SET STORAGE EXTERNAL,
     SET (fillfactor = 80, toast_tuple_target = 128,
          toast.autovacuum_vacuum_scale_factor = 0.05, toast.autovacuum_vacuum_cost_delay = 0);

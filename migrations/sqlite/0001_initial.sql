@@ -54,6 +54,14 @@ CREATE TABLE connectors (
 );
 CREATE INDEX connectors_by_space ON connectors (space_id, id);
 
+-- +1 in the transaction that revokes a key or changes a connector: what replicas keep of them in memory holds only
+-- while the number that each token call reads is the one they were read under.
+CREATE TABLE revisions (
+    name TEXT NOT NULL PRIMARY KEY,
+    revision BIGINT NOT NULL
+);
+INSERT INTO revisions (name, revision) VALUES ('access', 1);
+
 CREATE TABLE circuits (
     connector_id TEXT NOT NULL PRIMARY KEY,
     code TEXT NOT NULL,

@@ -6,7 +6,6 @@ fn is_set(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|value| !value.is_empty())
 }
 
-#[expect(clippy::print_stdout, reason = "this is how a build script speaks to Cargo")]
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(postgres)");
     // In a full run nothing may be left out: without a server the tests run and fail.

@@ -3,6 +3,7 @@
 use std::task::{Context, Poll};
 
 use axum::{
+    body::Body,
     extract::Request,
     http::{HeaderMap, HeaderName},
     response::{IntoResponse, Response},
@@ -56,9 +57,16 @@ where
                 request.extensions_mut().insert(caller(space));
                 Either::Left(self.0.call(request))
             }
-            Err(problem) => Either::Right(ready(Ok(problem.into_response()))),
+            Err(problem) => Either::Right(ready(Ok(refusal(&problem)))),
         }
     }
+}
+
+/// Outside the edge nobody else writes the body.
+fn refusal(problem: &Problem) -> Response {
+    let mut response = problem.clone().into_response();
+    *response.body_mut() = Body::from(problem.write(None));
+    response
 }
 
 fn caller(space: SpaceId) -> Caller {
@@ -75,11 +83,7 @@ fn space_of(headers: &HeaderMap) -> Result<SpaceId, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::{
-        Extension, Router,
-        body::{Body, to_bytes},
-        routing::get,
-    };
+    use axum::{Extension, Router, body::to_bytes, routing::get};
     use tower::ServiceExt;
 
     async fn ask(space: Option<&str>) -> (u16, String) {
@@ -99,7 +103,9 @@ mod tests {
     async fn the_command_line_is_a_caller_of_the_space_it_names() {
         assert_eq!(ask(None).await, (200, "CommandLine default".to_owned()));
         assert_eq!(ask(Some("team-a")).await, (200, "CommandLine team-a".to_owned()));
-        assert_eq!(ask(Some("Team A")).await.0, 422);
+        let (status, body) = ask(Some("Team A")).await;
+        assert_eq!(status, 422);
+        assert!(body.contains("\"field\":\"x-valetkey-space\""), "{body}");
     }
 
     #[test]

@@ -267,6 +267,8 @@ impl Shared {
 fn complete(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
         for (method, operation) in operations(item) {
+            // The first line of a doc comment is a sentence; a heading has no full stop.
+            operation.summary = operation.summary.take().map(|summary| summary.trim_end_matches('.').to_owned());
             if !path.starts_with("/v1/") {
                 add(operation, &["503"]);
                 continue;

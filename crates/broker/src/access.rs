@@ -68,6 +68,9 @@ pub type Admit<'a> = dyn Fn(KeyId) -> Result<(), Duration> + Send + Sync + 'a;
 /// How long a caller is asked to wait where nothing better is known.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
+/// The code of a circuit that is open because the provider asked for patience, not because it refuses the client.
+const LIMITED: &str = "limited";
+
 impl Broker {
     /// Hands out a token that is valid now.
     pub async fn access(
@@ -116,6 +119,8 @@ impl Broker {
             None => return Err(BrokerError::ConnectionNotFound(self.offer(&caller, &connector, request, None).await)),
         };
         let stored = self.fresh(&caller, &connector, stored, request, now).await?;
+        // Compared with what is handed out: a refresh may have brought other scopes than the ones before it.
+        self.check_scopes(&caller, &connector, &stored.connection, request).await?;
         self.hand_out(&key.id, &stored)
     }
 
@@ -174,7 +179,7 @@ impl Broker {
     fn refresh_overdue(&self, connection: &Connection, now: Timestamp) {
         const PATIENCE: Duration = Duration::from_secs(90);
         if connection.refreshing == valetkey_core::Refreshing::Ok && connection.needs_refresh(now.minus(PATIENCE)) {
-            drop(self.join_flight(connection.id, Trigger::Demand));
+            drop(self.join_flight(connection, Trigger::Demand));
         }
     }
 
@@ -214,17 +219,18 @@ impl Broker {
         const POLL: Duration = Duration::from_millis(50);
         let id = before.connection.id;
         let deadline = tokio::time::Instant::now() + self.inner.parts.settings.refresh.wait;
-        let mut flight = self.join_flight(id, trigger);
+        let mut flight = self.join_flight(&before.connection, trigger);
         let landed = tokio::time::timeout_at(deadline, flight.landed()).await.ok();
         loop {
+            // Only an attempt that somebody else holds is worth waiting for. Looked at before the connection is read:
+            // what settles in between is then seen there.
+            let waits =
+                landed == Some(crate::refresh::RefreshEnd::Busy) && self.is_in_flight(&before.connection).await?;
             let stored = self.reread(id).await?;
             let moved = stored.as_ref().is_none_or(|stored| {
                 stored.connection.generation != before.connection.generation
                     || stored.connection.status != Status::Active
             });
-            // Only an attempt that somebody else holds is worth waiting for.
-            let waits =
-                landed == Some(crate::refresh::RefreshEnd::Busy) && self.is_in_flight(&before.connection).await?;
             if moved || !waits || tokio::time::Instant::now() + POLL >= deadline {
                 return Ok(stored);
             }
@@ -257,16 +263,19 @@ impl Broker {
         let now = self.now();
         let interval = self.inner.parts.settings.refresh.rejected_interval;
         if !self.store().claim_rejected(connection, now, now.minus(interval)).await? {
-            let current = self.reread(connection.id).await?;
-            let newer = current.filter(|current| current.connection.generation != connection.generation);
-            return match newer {
-                Some(newer) if newer.connection.is_live() => Ok(newer),
-                _ => {
-                    let since = connection.rejected_at.map_or(Duration::ZERO, |at| now.since(at));
-                    let retry_after = interval.saturating_sub(since).max(Duration::from_secs(1));
-                    Err(BrokerError::ProviderUnavailable { code: "rejected_recently", retry_after })
-                }
+            let Some(current) = self.reread(connection.id).await? else {
+                return Err(BrokerError::ConnectionNotFound(self.offer(caller, connector, request, None).await));
             };
+            if current.connection.generation != connection.generation && current.connection.is_live() {
+                return Ok(current);
+            }
+            let since = current.connection.rejected_at.map_or(Duration::ZERO, |at| now.since(at));
+            // Somebody said so of this very token a moment ago: that one refresh answers everybody.
+            let of_this = current.connection.rejected_at.is_some_and(|at| at > current.connection.issued_at);
+            if !of_this || since > self.inner.parts.settings.refresh.wait {
+                let retry_after = interval.saturating_sub(since).max(Duration::from_secs(1));
+                return Err(BrokerError::ProviderUnavailable { code: "rejected_recently", retry_after });
+            }
         }
         let after = self.wait_for_refresh(caller, connector, stored, request, Trigger::Rejected).await?;
         if after.connection.generation == connection.generation {
@@ -281,8 +290,8 @@ impl Broker {
             return Ok(BrokerError::ProviderUnavailable { code: "refresh_failed", retry_after: RETRY_AFTER });
         };
         let retry_after = circuit.next_probe_at.since(self.now()).max(Duration::from_secs(1));
-        Ok(if circuit.code == "rate_limited" {
-            BrokerError::ProviderUnavailable { code: "rate_limited", retry_after }
+        Ok(if circuit.code == LIMITED {
+            BrokerError::ProviderUnavailable { code: LIMITED, retry_after }
         } else {
             BrokerError::ClientRefused { code: circuit.code, retry_after }
         })

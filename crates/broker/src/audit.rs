@@ -45,7 +45,9 @@ impl Broker {
         limit: i64,
     ) -> Result<AuditPage, BrokerError> {
         require(caller, Operation::AuditRead)?;
-        let mut events = self.store().list_audit(&caller.space, filter, after, limit + 1).await?;
+        // A narrowed key reads about its connectors alone.
+        let filter = AuditFilter { only: caller.connectors.clone(), ..filter.clone() };
+        let mut events = self.store().list_audit(&caller.space, &filter, after, limit + 1).await?;
         let more = i64::try_from(events.len()).unwrap_or(i64::MAX) > limit;
         if more {
             events.pop();

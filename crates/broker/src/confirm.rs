@@ -39,7 +39,7 @@ impl Broker {
         Ok(connector.map(|connector| ConfirmView {
             flow_id: flow.id,
             connector_name: connector.name,
-            provider: connector.provider,
+            provider: self.provider_title(&connector.provider),
             space: flow.space.clone(),
             user_display: flow.user_display.clone(),
         }))
@@ -55,7 +55,9 @@ impl Broker {
             Ok(Some(_)) => Outcome::Connected,
             Ok(None) => return Ok(ConfirmEnd::Page(PageFailure::NotConfirmed)),
             Err(BrokerError::FlowFailed(failure)) => Outcome::Failed(failure),
-            Err(BrokerError::Provider(_)) => Outcome::Failed(FlowFailure::ProviderUnavailable),
+            Err(BrokerError::Provider(_) | BrokerError::ProviderUnavailable { .. }) => {
+                Outcome::Failed(FlowFailure::ProviderUnavailable)
+            }
             Err(error) => return Err(error),
         };
         Ok(ConfirmEnd::Home(Box::new(Homecoming { flow, outcome })))

@@ -52,7 +52,7 @@ impl Broker {
             .ok_or(BrokerError::NotFound(Resource::Connection))
     }
 
-    /// Revocations of the caller's space, newest first.
+    /// Revocations of the caller's connectors, oldest first.
     pub async fn list_revocations(
         &self,
         caller: &Caller,
@@ -61,7 +61,8 @@ impl Broker {
         limit: i64,
     ) -> Result<Vec<Revocation>, BrokerError> {
         require(caller, Operation::RevocationList)?;
-        Ok(self.store().list_revocations(&caller.space, filter, after, limit).await?)
+        let filter = RevocationFilter { only: caller.connectors.clone(), ..filter.clone() };
+        Ok(self.store().list_revocations(&caller.space, &filter, after, limit).await?)
     }
 }
 

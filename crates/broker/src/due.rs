@@ -47,7 +47,7 @@ impl Broker {
                 RefreshEnd::Settled => report.settled += 1,
                 RefreshEnd::Dead => report.dead += 1,
                 RefreshEnd::Failed(_) => report.failed += 1,
-                RefreshEnd::Busy | RefreshEnd::Nothing => report.postponed += 1,
+                RefreshEnd::Busy | RefreshEnd::Nothing | RefreshEnd::Superseded => report.postponed += 1,
             }
         }
         Ok(report)
@@ -69,7 +69,12 @@ impl Broker {
         }
         let keep_alive = keep_alive_at(connection.issued_at, connection.refresh_expires_at);
         let dormant = self.is_dormant(connection, now);
-        if dormant && keep_alive > now && connection.has_refresh_token {
+        if dormant && !connection.has_refresh_token {
+            // Nothing can lie idle: the next caller brings the next token.
+            self.store().move_due(id, None).await?;
+            return Ok(RefreshEnd::Nothing);
+        }
+        if dormant && keep_alive > now {
             self.store().move_due(id, Some(keep_alive)).await?;
             return Ok(RefreshEnd::Nothing);
         }
@@ -78,7 +83,7 @@ impl Broker {
             return Ok(RefreshEnd::Nothing);
         }
         let trigger = if dormant { Trigger::Idle } else { Trigger::Early };
-        let end = self.join_flight(id, trigger).landed().await;
+        let end = self.join_flight(connection, trigger).landed().await;
         if end == RefreshEnd::Nothing {
             self.store().move_due(id, None).await?;
         }

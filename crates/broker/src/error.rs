@@ -152,11 +152,23 @@ pub enum BrokerError {
     PlanOver,
     /// The connector's description does not lead to a provider.
     #[error("the provider cannot be used")]
-    Provider(#[from] ProviderError),
+    Provider(#[source] ProviderError),
     /// The database failed.
     #[error("the store failed")]
     Store(#[from] StoreError),
     /// The process is shutting down.
     #[error("shutting down")]
     ShuttingDown,
+}
+
+impl From<ProviderError> for BrokerError {
+    fn from(error: ProviderError) -> Self {
+        match error {
+            // The issuer is away or answers nonsense: waiting may help, an edit does not.
+            ProviderError::Discovery { .. } => {
+                Self::ProviderUnavailable { code: "discovery", retry_after: Duration::from_secs(10) }
+            }
+            other => Self::Provider(other),
+        }
+    }
 }

@@ -18,6 +18,8 @@ pub enum PageFailure {
     Expired,
     /// The flow is past this step.
     AlreadyUsed,
+    /// The flow has made its connection.
+    AlreadyFinished,
     /// Another browser is bound, or this one sent no cookie.
     WrongBrowser,
     /// The answer came to another connector's address.
@@ -94,7 +96,7 @@ impl Broker {
         Ok(Ok(ConnectView {
             flow_id: record.flow.id,
             connector_name: connector.name,
-            provider: connector.provider,
+            provider: self.provider_title(&connector.provider),
             space: record.flow.space,
             expires_at: record.flow.expires_at,
         }))
@@ -194,10 +196,9 @@ pub(crate) fn expect(flow: &Flow, wanted: FlowStatus, now: Timestamp) -> Result<
         FlowStatus::Expired => PageFailure::Expired,
         FlowStatus::Cancelled => PageFailure::Cancelled,
         FlowStatus::Failed => PageFailure::Failed(flow.failure.unwrap_or(FlowFailure::ProviderError)),
-        FlowStatus::Pending
-        | FlowStatus::AwaitingConfirm
-        | FlowStatus::AwaitingFinish
-        | FlowStatus::Finishing
-        | FlowStatus::Connected => PageFailure::AlreadyUsed,
+        FlowStatus::Connected => PageFailure::AlreadyFinished,
+        FlowStatus::Pending | FlowStatus::AwaitingConfirm | FlowStatus::AwaitingFinish | FlowStatus::Finishing => {
+            PageFailure::AlreadyUsed
+        }
     })
 }

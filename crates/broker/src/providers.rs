@@ -12,6 +12,11 @@ impl Broker {
         Ok(self.inner.parts.catalogue.summaries())
     }
 
+    /// What people call a provider.
+    pub(crate) fn provider_title(&self, name: &str) -> String {
+        self.inner.parts.catalogue.summary(name).map_or_else(|| name.to_owned(), |summary| summary.title)
+    }
+
     /// One profile.
     pub fn show_provider(&self, caller: &Caller, name: &str) -> Result<ProviderSummary, BrokerError> {
         require(caller, Operation::ProviderRead)?;

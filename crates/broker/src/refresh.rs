@@ -32,6 +32,8 @@ pub(crate) enum RefreshEnd {
     Failed(&'static str),
     /// There is nothing to present.
     Nothing,
+    /// Another refresh or a reconnect came first: what was to be replaced is gone.
+    Superseded,
 }
 
 /// Everything one refresh works with.
@@ -52,8 +54,8 @@ struct Held {
 
 impl Broker {
     /// Refreshes, and logs what went wrong on our side: nobody may be waiting any more.
-    pub(crate) async fn refresh_logged(&self, id: ConnectionId, trigger: Trigger) -> RefreshEnd {
-        match self.refresh(id, trigger).await {
+    pub(crate) async fn refresh_logged(&self, id: ConnectionId, generation: i64, trigger: Trigger) -> RefreshEnd {
+        match self.refresh(id, generation, trigger).await {
             Ok(end) => end,
             Err(error) => {
                 tracing::error!(connection.id = %id, error = &error as &dyn std::error::Error, "refreshing connection {id} failed");
@@ -62,9 +64,13 @@ impl Broker {
         }
     }
 
-    async fn refresh(&self, id: ConnectionId, trigger: Trigger) -> Result<RefreshEnd, BrokerError> {
+    /// Refreshes what the caller saw, and nothing that came after it.
+    async fn refresh(&self, id: ConnectionId, generation: i64, trigger: Trigger) -> Result<RefreshEnd, BrokerError> {
         let Some(stored) = self.store().read_stored(id).await? else { return Ok(RefreshEnd::Nothing) };
         let connection = stored.connection.clone();
+        if connection.generation != generation {
+            return Ok(RefreshEnd::Superseded);
+        }
         if connection.status != Status::Active {
             return Ok(if connection.status == Status::NeedsReauth { RefreshEnd::Dead } else { RefreshEnd::Nothing });
         }
@@ -88,7 +94,8 @@ impl Broker {
         };
         let refresh_token = self.store().refresh_token(&connection).await?;
         if refresh_token.is_none() && connector.grant == Grant::AuthorizationCode {
-            return Ok(RefreshEnd::Nothing);
+            // One that was there a moment ago belongs to a generation that is over.
+            return Ok(if connection.has_refresh_token { RefreshEnd::Superseded } else { RefreshEnd::Nothing });
         }
         let secrets = self.store().connector_secrets(&connector).await?;
         self.present(&Job { connection, connector, facts, secrets, refresh_token, trigger }).await
@@ -190,6 +197,10 @@ impl Broker {
             TokenOutcome::Granted(tokens) => self.settle(job, held, *tokens).await,
             TokenOutcome::GrantedButUnusable { tokens, .. } => self.refuse_tokens(job, &tokens, code).await,
             TokenOutcome::NotSent(_) | TokenOutcome::Refused { .. } => self.not_sent(job, held, code, None).await,
+            // A client's own grant has no owner who could connect again.
+            TokenOutcome::Dead { .. } if job.connector.grant == Grant::ClientCredentials => {
+                self.not_sent(job, held, code, None).await
+            }
             TokenOutcome::Limited { retry_after } => {
                 let now = self.now();
                 let pause = retry_after.unwrap_or_else(|| self.pause(held)).min(Duration::from_secs(3_600));
@@ -197,11 +208,8 @@ impl Broker {
                 self.not_sent(job, held, code, Some(now.plus(pause))).await
             }
             TokenOutcome::Unknown(_) => self.unknown(job, held, code).await,
-            TokenOutcome::Dead { reason, .. } if job.connector.grant == Grant::AuthorizationCode => {
-                self.dead(job, reason, code).await
-            }
-            // With client credentials there is no grant that could be dead and nobody who could connect again.
-            TokenOutcome::Dead { .. } | TokenOutcome::Client { .. } => {
+            TokenOutcome::Dead { reason, .. } => self.dead(job, reason, code).await,
+            TokenOutcome::Client { .. } => {
                 let now = self.now();
                 let pause = self.pause(held).max(Duration::from_secs(30));
                 self.store().open_circuit(job.connector.id, code, now, now.plus(pause)).await?;
@@ -258,7 +266,7 @@ impl Broker {
         self.observe_rotation(job, rotated).await?;
         Ok(match settled {
             Settled::Stored => RefreshEnd::Settled,
-            Settled::Late => RefreshEnd::Nothing,
+            Settled::Late => RefreshEnd::Superseded,
         })
     }
 

@@ -46,7 +46,7 @@ function offer({ waiting = false } = {}) {
   const connected = token.held();
   const cancelled = document.activeElement === $('cancel') && !waiting;
   $('connect').disabled = false;
-  $('connect').classList.toggle('plain', connected && !waiting);
+  $('connect').classList.toggle('plain', offered !== null || (connected && !waiting));
   $('connect').textContent = waiting ? 'Open the window again' : connected ? 'Connect again' : 'Connect';
   $('cancel').hidden = !waiting;
   $('continue').hidden = offered === null;

@@ -53,8 +53,8 @@ export function show(answer, again) {
   $('fingerprint').textContent = answer.fingerprint;
   $('scopes').textContent = answer.scopes.join(', ');
   $('generation').textContent = answer.generation === 1
-    ? '1, the one that you just authorized'
-    : `${answer.generation}: one more with each token set stored`;
+    ? '1: from your consent; one more with each refresh'
+    : `${answer.generation}: one more with each consent or refresh`;
   $('token').hidden = false;
   $('badge').textContent = 'Connected';
   $('badge').dataset.tone = 'good';

@@ -55,9 +55,8 @@ impl House {
         let server = Server::start(config(&data)?).await.context("the broker did not start")?;
         let broker = server.public_url().as_str().trim_end_matches('/').to_owned();
         let addresses = Addresses { app, broker, sandbox: sandbox.base_url().to_owned() };
-        let keys = registration::register(server.data_dir(), &addresses)
-            .await
-            .context("the broker could not be set up")?;
+        let keys =
+            registration::register(server.data_dir(), &addresses).await.context("the broker could not be set up")?;
         let http = broker_api::client()?;
         let backend = Backend::new(
             addresses.clone(),

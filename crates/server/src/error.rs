@@ -1,6 +1,6 @@
 //! Why the service could not start.
 
-use std::{io, net::SocketAddr, path::PathBuf};
+use std::{fmt::Write, io, net::SocketAddr, path::PathBuf};
 
 use valetkey_jobs::JobsError;
 use valetkey_providers::{CatalogueError, OutboundError};
@@ -73,4 +73,18 @@ impl StartError {
             _ => false,
         }
     }
+}
+
+/// An error and its causes, each once.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            let _ = write!(text, ": {said}");
+        }
+        cause = error.source();
+    }
+    text
 }

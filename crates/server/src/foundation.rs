@@ -135,7 +135,7 @@ async fn migrate(database: &Database) -> Result<u64, StartError> {
         Ok(()) => Ok(0),
         Err(StoreError::SchemaTooOld) => {
             let ran = database.migrate().await?;
-            tracing::info!("brought the database schema up to date: {ran} migrations ran");
+            tracing::info!(migrations = ran, "brought the database schema up to date");
             Ok(ran)
         }
         Err(error) => {

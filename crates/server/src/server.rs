@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use url::Url;
-use valetkey_api::{Api, ApiSettings, X_VALETKEY_SPACE, as_command_line};
+use valetkey_api::{Api, ApiSettings, X_VALETKEY_SPACE};
 use valetkey_broker::Broker;
 use valetkey_core::{Clock, Entropy, SpaceId};
 use valetkey_jobs::Jobs;
@@ -26,6 +26,7 @@ use crate::{
     config::Config,
     data_dir::socket_path,
     foundation::{Foundation, Means},
+    operator,
     socket::OperatorSocket,
 };
 
@@ -201,7 +202,7 @@ impl Listening {
         let serving = axum::serve(listener, service).with_graceful_shutdown(stopping.clone().cancelled_owned());
         tasks.push(tokio::spawn(async move { report(serving.await) }));
         if let Some(socket) = socket {
-            let router = api.local_router().layer(as_command_line());
+            let router = operator::router(&api, broker.clone());
             let serving = axum::serve(socket, router).with_graceful_shutdown(stopping.clone().cancelled_owned());
             tasks.push(tokio::spawn(async move { report(serving.await) }));
         }
@@ -235,7 +236,7 @@ fn api(config: &Config, foundation: &Foundation, broker: &Broker, public_url: Ur
 
 /// What answers the operator's verbs, for a process that opened the database itself.
 pub(crate) fn local_router(config: &Config, foundation: &Foundation, broker: &Broker, public_url: Url) -> Router {
-    api(config, foundation, broker, public_url).local_router().layer(as_command_line())
+    operator::router(&api(config, foundation, broker, public_url), broker.clone())
 }
 
 /// A request of the operator, about a space.

@@ -8,7 +8,7 @@ use std::{
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
     filter::{LevelFilter, filter_fn},
-    fmt,
+    fmt::{self, format::JsonFields},
     layer::SubscriberExt,
     util::SubscriberInitExt,
 };
@@ -16,19 +16,22 @@ use tracing_subscriber::{
 use crate::{
     Environment,
     config::{LogConfig, LogFormat},
+    json_lines::JsonLines,
 };
 
 /// Starts logging for the whole process, and logs panics from now on. The first call counts.
 pub(crate) fn start(config: &LogConfig, environment: &Environment) {
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse_lossy(&config.level);
-    // Libraries debug with headers and addresses, which may hold secrets: they never get to say more than `info`.
-    let of_ours = filter_fn(|event| event.target().starts_with("valetkey") || *event.level() <= tracing::Level::INFO);
+    // Libraries debug with headers and addresses, which may hold secrets: they get to warn, and no more.
+    let of_ours = filter_fn(|event| event.target().starts_with("valetkey") || *event.level() <= tracing::Level::WARN);
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match config.format {
         LogFormat::Text => {
             let colours = io::stderr().is_terminal() && environment.get("NO_COLOR").is_none();
             fmt::layer().with_writer(io::stderr).with_ansi(colours).boxed()
         }
-        LogFormat::Json => fmt::layer().with_writer(io::stderr).json().flatten_event(true).boxed(),
+        LogFormat::Json => {
+            fmt::layer().with_writer(io::stderr).fmt_fields(JsonFields::new()).event_format(JsonLines).boxed()
+        }
     };
     let subscriber = tracing_subscriber::registry().with(lines.with_filter(of_ours).with_filter(filter));
     if subscriber.try_init().is_ok() {

@@ -1,13 +1,20 @@
-//! What the token call reads: keys and connectors, from memory where this process is the only writer.
+//! What the token call reads: from memory where this process is the only writer, else in one statement.
 
 use std::sync::Arc;
 
-use sqlx::{Row, postgres::PgRow};
-use valetkey_core::{ApiKey, Connector, ConnectorId, KeyId, SpaceId, Timestamp};
+use sqlx::{
+    Row,
+    postgres::{PgPool, PgRow},
+};
+use valetkey_core::{
+    ApiKey, Connection, Connector, ConnectorId, Fingerprint, KeyId, Label, NeedsReauth, Owner, SpaceId, Timestamp,
+};
 
 use crate::{
-    StoreError, TokenStore,
+    Access, StoreError, StoredConnection, TokenStore,
+    db::{Tx, on_tx},
     rows::{from_json, instant, parse},
+    sql::connections as sql,
 };
 
 impl TokenStore {
@@ -39,40 +46,112 @@ impl TokenStore {
         Ok(Some(connector))
     }
 
-    /// The connector as it was at `version`, which the database has just named: parsed once, kept by version.
-    pub(crate) async fn connector_of_version(
+    /// What a token call needs on PostgreSQL: one statement, and two more after a key or connector changed.
+    pub(crate) async fn access_shared(
         &self,
-        id: ConnectorId,
-        version: i64,
-    ) -> Result<Option<Arc<Connector>>, StoreError> {
-        if let Some(found) = self.parsed.get(&id)
-            && found.version == version
+        pool: &PgPool,
+        key: KeyId,
+        connector: ConnectorId,
+        owner: &Owner,
+        label: &Label,
+    ) -> Result<Access, StoreError> {
+        let row = sqlx::query(sql::ACCESS)
+            .bind(connector.to_string())
+            .bind(owner.key())
+            .bind(label.as_str())
+            .fetch_one(pool)
+            .await?;
+        let revision: i64 = row.try_get(0)?;
+        let Some(key) = self.key_at(revision, key).await? else { return Ok(Access::default()) };
+        let connector = self.connector_at(revision, connector).await?.filter(|found| found.space == key.space);
+        let connection = match (&connector, row.try_get::<Option<&str>, _>(1)?) {
+            (Some(connector), Some(id)) => Some(Arc::new(call_row(connector, owner, label, id, &row)?)),
+            _ => None,
+        };
+        Ok(Access { key: Some(key), connector, connection })
+    }
+
+    async fn key_at(&self, revision: i64, id: KeyId) -> Result<Option<Arc<ApiKey>>, StoreError> {
+        if let Some((read_at, key)) = self.shared_keys.get(&id)
+            && read_at == revision
         {
-            return Ok(Some(found));
+            return Ok(Some(key));
         }
-        let Some(connector) = self.find_connector_any(id).await? else { return Ok(None) };
+        let Some(key) = self.find_key(id).await? else { return Ok(None) };
+        let key = Arc::new(key);
+        self.shared_keys.insert(id, (revision, Arc::clone(&key)));
+        Ok(Some(key))
+    }
+
+    async fn connector_at(&self, revision: i64, id: ConnectorId) -> Result<Option<Arc<Connector>>, StoreError> {
+        if let Some((read_at, connector)) = self.shared_connectors.get(&id)
+            && read_at == revision
+        {
+            return Ok(Some(connector));
+        }
+        let found = self.find_connector_any(id).await?.filter(|connector| connector.deleted_at.is_none());
+        let Some(connector) = found else { return Ok(None) };
         let connector = Arc::new(connector);
-        self.parsed.insert(id, Arc::clone(&connector));
+        self.shared_connectors.insert(id, (revision, Arc::clone(&connector)));
         Ok(Some(connector))
     }
 }
 
-/// Reads the key's columns of `sql::connections::ACCESS`.
-pub(crate) fn key_from_access_row(id: KeyId, row: &PgRow) -> Result<ApiKey, StoreError> {
-    const TABLE: &str = "api_keys";
-    let text = id.to_string();
-    let connectors: Option<&str> = row.try_get("key_connectors")?;
-    let hash: &[u8] = row.try_get("key_secret_hash")?;
-    Ok(ApiKey {
-        id,
-        space: parse(TABLE, "space_id", &text, row.try_get("key_space_id")?)?,
-        name: row.try_get("key_name")?,
-        roles: from_json(TABLE, "roles", &text, row.try_get("key_roles")?)?,
-        connectors: connectors.map(|list| from_json(TABLE, "connectors", &text, list)).transpose()?,
-        secret_hash: hash.try_into().map_err(|_| StoreError::inconsistent(TABLE, "secret_hash", &text))?,
-        created_at: Timestamp::from_millis(row.try_get("key_created_at")?),
-        expires_at: instant(row.try_get("key_expires_at")?),
-        revoked_at: instant(row.try_get("key_revoked_at")?),
+/// Says in this transaction that a key or connector changed.
+pub(crate) async fn next_revision(tx: &mut Tx) -> Result<(), StoreError> {
+    on_tx!(tx, |executor| {
+        sqlx::query(sql::NEXT_REVISION).execute(executor).await?;
+    });
+    Ok(())
+}
+
+/// Reads the connection of `sql::connections::ACCESS`: what a token call needs, and nothing of account, ends and
+/// history. A refresh reads the whole row anew.
+fn call_row(
+    connector: &Connector,
+    owner: &Owner,
+    label: &Label,
+    id: &str,
+    row: &PgRow,
+) -> Result<StoredConnection, StoreError> {
+    const TABLE: &str = "connections";
+    let reason: Option<&str> = row.try_get(3)?;
+    let needs_reauth = match (reason, instant(row.try_get(4)?)) {
+        (Some(reason), Some(since)) => Some(NeedsReauth { reason: parse(TABLE, "reauth_reason", id, reason)?, since }),
+        _ => None,
+    };
+    let connection = Connection {
+        id: parse(TABLE, "id", id, id)?,
+        space: connector.space.clone(),
+        connector_id: connector.id,
+        provider: connector.provider.clone(),
+        owner: owner.clone(),
+        label: label.clone(),
+        status: parse(TABLE, "status", id, row.try_get(2)?)?,
+        needs_reauth,
+        requested_scopes: from_json(TABLE, "requested_scopes", id, row.try_get(5)?)?,
+        granted_scopes: from_json(TABLE, "granted_scopes", id, row.try_get(6)?)?,
+        account: None,
+        generation: row.try_get(7)?,
+        token_type: row.try_get(8)?,
+        issued_at: Timestamp::from_millis(row.try_get(12)?),
+        expires_at: instant(row.try_get(13)?),
+        has_refresh_token: row.try_get(10)?,
+        refresh_expires_at: None,
+        reconnect_by: None,
+        refresh_due_at: instant(row.try_get(14)?),
+        refreshing: parse(TABLE, "refreshing", id, row.try_get(15)?)?,
+        last_attempt: None,
+        rejected_at: instant(row.try_get(16)?),
+        weakly_bound: false,
+        created_at: Timestamp::from_millis(row.try_get(17)?),
+        updated_at: Timestamp::from_millis(row.try_get(18)?),
         last_used_at: None,
+    };
+    let fingerprint: Option<String> = row.try_get(11)?;
+    Ok(StoredConnection {
+        connection,
+        fingerprint: fingerprint.map(Fingerprint::from_text),
+        access_token: row.try_get(9)?,
     })
 }

@@ -29,6 +29,8 @@ pub struct AuditFilter {
     pub key_id: Option<KeyId>,
     /// Whose grant it is about.
     pub owner: Option<Owner>,
+    /// Of these connectors alone; events about no connector do not match.
+    pub only: Option<Vec<ConnectorId>>,
     /// At this instant or later.
     pub from: Option<Timestamp>,
     /// Before this instant.
@@ -199,6 +201,7 @@ impl TokenStore {
                 .bind(filter.owner.as_ref().map(Owner::key))
                 .bind(millis(filter.from))
                 .bind(millis(filter.to))
+                .bind(filter.only.as_deref().map(crate::lists::only_text))
                 .bind(limit)
                 .fetch_all(pool)
                 .await?

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use sqlx::{FromRow, Row};
+use sqlx::FromRow;
 use valetkey_core::{
     Account, ApiKey, AttemptId, AuditEvent, Connection, ConnectionId, Connector, ConnectorId, FlowId, KeyId, Label,
     Owner, ReauthReason, RevocationId, RevocationReason, Secret, SpaceId, Status, Timestamp, TokenKind, TokenSet,
@@ -12,9 +12,8 @@ use valetkey_sealing::RecordIdentity;
 
 use crate::{
     StoreError, TokenStore,
-    access::key_from_access_row,
     audit::write_audit,
-    db::{Tx, on_db, on_db_write, on_tx},
+    db::{Db, Tx, on_db, on_db_write, on_tx},
     revocations::{QueuedToken, queue_token},
     rows::{ConnectionRow, StoredConnection, millis, parse, to_json},
     sql::connections as sql,
@@ -31,7 +30,7 @@ pub struct Access {
     pub key: Option<Arc<ApiKey>>,
     /// The connector, if it is in the key's space. Load it anew before acting on what it has observed.
     pub connector: Option<Arc<Connector>>,
-    /// The connection of that owner and label.
+    /// The connection of that owner and label; on PostgreSQL without account, ends and history.
     pub connection: Option<Arc<StoredConnection>>,
 }
 
@@ -198,29 +197,10 @@ impl TokenStore {
         owner: &Owner,
         label: &Label,
     ) -> Result<Access, StoreError> {
-        let crate::db::Db::Postgres(pool) = &self.db else {
-            return self.access_from_memory(key, connector, owner, label).await;
-        };
-        let row = sqlx::query(sql::ACCESS)
-            .bind(key.to_string())
-            .bind(connector.to_string())
-            .bind(owner.key())
-            .bind(label.as_str())
-            .fetch_optional(pool)
-            .await?;
-        let Some(row) = row else { return Ok(Access::default()) };
-        let key = Some(Arc::new(key_from_access_row(key, &row)?));
-        let version: Option<i64> = row.try_get("connector_version")?;
-        let connector = match version {
-            Some(version) => self.connector_of_version(connector, version).await?,
-            None => None,
-        };
-        let present: Option<String> = row.try_get("id")?;
-        let connection = match present {
-            Some(_) => Some(Arc::new(StoredConnection::try_from(ConnectionRow::from_row(&row)?)?)),
-            None => None,
-        };
-        Ok(Access { key, connector, connection })
+        match &self.db {
+            Db::Sqlite(_) => self.access_from_memory(key, connector, owner, label).await,
+            Db::Postgres(pool) => self.access_shared(pool, key, connector, owner, label).await,
+        }
     }
 
     async fn access_from_memory(

@@ -11,6 +11,7 @@ use valetkey_sealing::RecordIdentity;
 
 use crate::{
     StoreError, TokenStore,
+    access::next_revision,
     audit::write_audit,
     db::{Tx, on_db, on_db_write, on_tx},
     lists::only_text,
@@ -276,6 +277,7 @@ impl TokenStore {
         if let (Some(sealed), Some(secrets)) = (sealed, secrets) {
             replace_secrets(&mut tx, connector.id, sealed, version, count(secrets)).await?;
         }
+        next_revision(&mut tx).await?;
         write_audit(&mut tx, event).await?;
         tx.commit().await?;
         self.cache.forget_connector(connector.id);
@@ -328,6 +330,7 @@ impl TokenStore {
         if deleted == 0 {
             return Ok(false);
         }
+        next_revision(&mut tx).await?;
         write_audit(&mut tx, event).await?;
         tx.commit().await?;
         self.cache.forget_connector(id);

@@ -4,6 +4,7 @@ use valetkey_core::{ApiKey, AuditEvent, KeyId, SpaceId, Timestamp};
 
 use crate::{
     StoreError, TokenStore,
+    access::next_revision,
     audit::write_audit,
     db::{on_db, on_tx},
     rows::{from_json, instant, millis, parse, to_json},
@@ -116,6 +117,7 @@ impl TokenStore {
                 .await?
         });
         if let Some(row) = revoked {
+            next_revision(&mut tx).await?;
             write_audit(&mut tx, event).await?;
             tx.commit().await?;
             self.cache.forget_key(id);

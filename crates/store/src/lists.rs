@@ -50,7 +50,7 @@ mod owner_key {
 }
 
 /// Which revocations; what is absent does not narrow.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RevocationFilter {
     /// In this state.
     pub state: Option<RevocationState>,
@@ -58,6 +58,8 @@ pub struct RevocationFilter {
     pub connector_id: Option<ConnectorId>,
     /// Of this connection.
     pub connection_id: Option<ConnectionId>,
+    /// Of these connectors alone.
+    pub only: Option<Vec<ConnectorId>>,
 }
 
 /// How many connections of a provider are in a status.
@@ -220,6 +222,7 @@ impl TokenStore {
                 .bind(filter.connector_id.map(|id| id.to_string()))
                 .bind(filter.connection_id.map(|id| id.to_string()))
                 .bind(after.map(|id| id.to_string()))
+                .bind(filter.only.as_deref().map(only_text))
                 .bind(limit)
                 .fetch_all(pool)
                 .await?

@@ -1,16 +1,18 @@
 //! Revocations: gone here at once, the provider told through a durable queue.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 use sqlx::FromRow;
 use valetkey_core::{
-    AuditEvent, ConnectionId, ConnectorId, Revocation, RevocationId, RevocationReason, RevocationState, Secret,
+    AuditEvent, ConnectionId, ConnectorId, Owner, Revocation, RevocationId, RevocationReason, RevocationState, Secret,
     SpaceId, Timestamp, TokenKind,
 };
 use valetkey_sealing::RecordIdentity;
 
 use crate::{
     StoreError, TokenStore,
-    audit::write_audit,
+    audit::{write_audit, write_audits},
     connections::token_identity,
     db::{Db, Tx, on_db, on_db_write, on_tx},
     rows::{instant, parse, to_json},
@@ -152,21 +154,23 @@ impl TokenStore {
             ),
         };
         let mut tx = self.db.begin_write().await?;
-        let begun: Vec<String> = on_tx!(&mut tx, |executor| {
-            sqlx::query_scalar(mark)
+        let begun: Vec<(String, String, String)> = on_tx!(&mut tx, |executor| {
+            sqlx::query_as(mark)
                 .bind(to_json(&revoke))
                 .bind(now.as_millis())
                 .bind(space.as_str())
                 .fetch_all(executor)
                 .await?
         });
-        let begun =
-            begun.iter().map(|id| parse("connections", "id", id, id)).collect::<Result<Vec<ConnectionId>, _>>()?;
         if begun.is_empty() {
-            return Ok(begun);
+            return Ok(Vec::new());
         }
-        let live: std::collections::HashSet<_> = begun.iter().copied().collect();
-        let list = to_json(&revoke.iter().filter(|each| live.contains(&each.connection)).collect::<Vec<_>>());
+        let mut live: HashMap<ConnectionId, (ConnectorId, Option<Owner>)> = HashMap::with_capacity(begun.len());
+        for (id, connector, owner) in &begun {
+            let connector = parse("connections", "connector_id", id, connector)?;
+            live.insert(parse("connections", "id", id, id)?, (connector, Owner::from_key(owner)));
+        }
+        let list = to_json(&revoke.iter().filter(|each| live.contains_key(&each.connection)).collect::<Vec<_>>());
         for statement in [queue_refresh, queue_access] {
             on_tx!(&mut tx, |executor| {
                 sqlx::query(statement)
@@ -182,18 +186,24 @@ impl TokenStore {
                 sqlx::query(statement).bind(&list).execute(executor).await?;
             });
         }
-        for event in audit.iter().filter(|event| event.subject.connection_id.is_none_or(|id| live.contains(&id))) {
-            write_audit(&mut tx, event).await?;
+        let mut events = Vec::with_capacity(live.len());
+        for event in audit {
+            let Some((connector, owner)) = event.subject.connection_id.and_then(|id| live.get(&id)) else { continue };
+            let mut event = event.clone();
+            event.subject.connector_id = Some(*connector);
+            event.subject.owner.clone_from(owner);
+            events.push(event);
         }
+        write_audits(&mut tx, &events).await?;
         tx.commit().await?;
-        if begun.len() > 64 {
+        if live.len() > 64 {
             self.cache.clear();
         } else {
-            for id in &begun {
+            for id in live.keys() {
                 self.cache.forget_connection(*id);
             }
         }
-        Ok(begun)
+        Ok(live.into_keys().collect())
     }
 
     /// Live connections of a connector, for revoking them all.
@@ -298,6 +308,9 @@ impl TokenStore {
         audit: &AuditEvent,
     ) -> Result<bool, StoreError> {
         let mut tx = self.db.begin_write().await?;
+        on_tx!(&mut tx, |executor| {
+            sqlx::query(sql::LOCK_CONNECTION).bind(revocation.connection_id.to_string()).execute(executor).await?;
+        });
         let ended = on_tx!(&mut tx, |executor| {
             sqlx::query(sql::END)
                 .bind(revocation.id.to_string())

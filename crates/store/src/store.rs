@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use valetkey_core::{Connector, ConnectorId, SpaceId, UserId};
+use valetkey_core::{ApiKey, Connector, ConnectorId, KeyId, SpaceId, UserId};
 use valetkey_sealing::Sealer;
 
 use crate::{Engine, cache::Cache, connections::OwnerTokens, db::Db, quotas::LocalQuotas};
@@ -14,11 +14,16 @@ pub struct TokenStore {
     pub(crate) sealer: Sealer,
     pub(crate) cache: Arc<Cache>,
     pub(crate) quotas: Arc<LocalQuotas>,
-    pub(crate) parsed: Arc<quick_cache::sync::Cache<ConnectorId, Arc<Connector>>>,
+    /// Keys and connectors of PostgreSQL, with the revision under which they were read.
+    pub(crate) shared_keys: Arc<Shared<KeyId, ApiKey>>,
+    pub(crate) shared_connectors: Arc<Shared<ConnectorId, Connector>>,
 }
 
-/// Connectors kept parsed, by version, where every token call reads the database.
-const PARSED_CONNECTORS: usize = 10_000;
+/// What replicas keep in memory of rows that change rarely: valid only at the revision of the same call.
+pub(crate) type Shared<K, V> = quick_cache::sync::Cache<K, (i64, Arc<V>)>;
+
+/// How many keys, and how many connectors, are kept so.
+const SHARED: usize = 10_000;
 
 impl TokenStore {
     /// Puts an unlocked store together. Rows are cached only where this process is the only writer.
@@ -27,8 +32,14 @@ impl TokenStore {
             Engine::Sqlite => Cache::new(cache_bytes),
             Engine::Postgres => Cache::off(),
         };
-        let parsed = Arc::new(quick_cache::sync::Cache::new(PARSED_CONNECTORS));
-        Self { db, sealer, cache: Arc::new(cache), quotas: Arc::default(), parsed }
+        Self {
+            db,
+            sealer,
+            cache: Arc::new(cache),
+            quotas: Arc::default(),
+            shared_keys: Arc::new(Shared::new(SHARED)),
+            shared_connectors: Arc::new(Shared::new(SHARED)),
+        }
     }
 
     /// The engine.

@@ -74,7 +74,10 @@ engine_tests! {
             let token = app.fetch_with(&connector, "u-1", json!({ "label": label })).await.expect(200);
             assert_eq!(app.provider().grant_of_token(&token.text_of("access_token")).unwrap().user, account);
         }
-        app.fetch_with(&connector, "u-1", json!({ "label": "Work" })).await.expect_problem(404, "connection-not-found").done();
+        app.fetch_with(&connector, "u-1", json!({ "label": "Work" }))
+            .await
+            .expect_problem(404, "connection-not-found")
+            .done();
     }
 
     async fn a_statement_about_the_account_that_does_not_fit_ends_the_flow(app: TestApp) {

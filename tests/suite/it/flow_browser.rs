@@ -28,7 +28,8 @@ engine_tests! {
         assert!(!refused.html.contains("state="), "{}", refused.html);
         // A cookie of the right name and another value is no better.
         let (name, _) = right.cookie("vk_").unwrap();
-        let forged = wrong.request(Method::POST, &started.start_url).header("cookie", format!("{name}={}", "a".repeat(43)));
+        let forged =
+            wrong.request(Method::POST, &started.start_url).header("cookie", format!("{name}={}", "a".repeat(43)));
         wrong.send(forged).await.expect(403);
         let callback = right.consent(&location).await;
         let home = right.come_home(&callback).await;
@@ -80,6 +81,35 @@ engine_tests! {
         app.finish(&connector, &home, "victim").await.expect_problem(403, "finish-mismatch").done();
         assert!(app.provider().token_requests().is_empty());
         assert_eq!(app.number("SELECT CAST(COUNT(*) AS BIGINT) FROM connections").await, 0);
+    }
+
+    async fn the_cookie_of_another_flow_is_no_proof(app: TestApp) {
+        let connector = app.connector(ConnectorSpec::oidc()).await;
+        let (one, two) = (app.browser("u-1"), app.browser("u-2"));
+        let first = app.start_flow(&connector, &connector.popup("u-1")).await;
+        let second = app.start_flow(&connector, &connector.popup("u-2")).await;
+        let location = one.open(&first.start_url).await;
+        let callback = one.consent(&location).await;
+        two.open(&second.start_url).await;
+        two.get(&callback).await.expect_failure(403, "wrong-browser");
+        // Nor is the same value under the other flow's name.
+        let (_, value) = two.cookie("vk_").unwrap();
+        let forged = two.request(Method::GET, &callback).header("cookie", format!("vk_{}={value}", first.flow_id));
+        two.send(forged).await.expect_failure(403, "wrong-browser");
+        one.come_home(&callback).await.handle();
+    }
+
+    async fn one_browser_may_have_two_flows_under_way(app: TestApp) {
+        let (one, two) = (app.connector(ConnectorSpec::oidc()).await, app.connector(ConnectorSpec::oidc()).await);
+        let browser = app.browser("u-1");
+        let first = app.start_flow(&one, &one.popup("u-1")).await;
+        let second = app.start_flow(&two, &two.popup("u-1")).await;
+        let (there, elsewhere) = (browser.open(&first.start_url).await, browser.open(&second.start_url).await);
+        let (callback, other) = (browser.consent(&there).await, browser.consent(&elsewhere).await);
+        let home = browser.come_home(&other).await;
+        app.finish(&two, &home, "u-1").await.expect(200).done();
+        let home = browser.come_home(&callback).await;
+        app.finish(&one, &home, "u-1").await.expect(200).done();
     }
 
     async fn a_browser_that_keeps_no_cookies_is_told_so(app: TestApp) {
@@ -180,16 +210,20 @@ engine_tests! {
         let (name, value) = pair.split_once('=').unwrap();
         assert_eq!(name, format!("vk_{}", started.flow_id));
         assert_eq!(value.len(), 43);
-        assert!(attributes.contains("Path=/") && attributes.contains("HttpOnly") && attributes.contains("SameSite=Lax"));
+        assert!(
+            attributes.contains("Path=/") && attributes.contains("HttpOnly") && attributes.contains("SameSite=Lax")
+        );
         assert!(!attributes.contains("Domain"));
     }
 
     async fn behind_https_the_cookie_is_secure_and_every_address_is_public(
         app: TestApp,
-        setup = |setup: Setup| setup.config(|config| {
-            config.server.public_url = Some("https://connect.example".parse().unwrap());
-            config.server.tls_terminated = true;
-        }),
+        setup = |setup: Setup| {
+            setup.config(|config| {
+                config.server.public_url = Some("https://connect.example".parse().unwrap());
+                config.server.tls_terminated = true;
+            })
+        },
     ) {
         let spec = ConnectorSpec::oidc().client(|client| client.any_redirect_uri = true);
         let connector = app.connector(spec).await;

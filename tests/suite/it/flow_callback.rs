@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use serde_json::json;
-use valetkey_suite::{Browser, ConnectorSpec, Home, Started, TestApp, TestConnector, engine_tests, sandbox::IssParameter};
+use valetkey_suite::{
+    Browser, ConnectorSpec, Home, Started, TestApp, TestConnector, engine_tests, sandbox::IssParameter,
+};
 
 /// Starts a popup flow and walks to the provider's answer.
 async fn to_callback(app: &TestApp, connector: &TestConnector, person: &str) -> (Started, Browser, String) {
@@ -53,10 +55,12 @@ engine_tests! {
 
     async fn an_issuer_that_was_not_promised_may_be_absent(
         app: TestApp,
-        setup = |setup: valetkey_suite::Setup| setup.sandbox(|settings| {
-            settings.discovery.advertise_iss = false;
-            settings.authorize.iss = IssParameter::Absent;
-        }),
+        setup = |setup: valetkey_suite::Setup| {
+            setup.sandbox(|settings| {
+                settings.discovery.advertise_iss = false;
+                settings.authorize.iss = IssParameter::Absent;
+            })
+        },
     ) {
         let connector = app.connector(ConnectorSpec::oidc()).await;
         app.connect_user(&connector, "u-1").await;
@@ -100,7 +104,10 @@ engine_tests! {
         browser.get(&without(&callback, "state")).await.expect_failure(400, "callback-invalid");
         browser.get(&without(&callback, "code")).await.expect_failure(400, "callback-invalid");
         browser.get(&format!("{}&code=", without(&callback, "code"))).await.expect_failure(400, "callback-invalid");
-        browser.get(&app.url(&format!("/oauth/callback/{}", connector.id))).await.expect_failure(400, "callback-invalid");
+        browser
+            .get(&app.url(&format!("/oauth/callback/{}", connector.id)))
+            .await
+            .expect_failure(400, "callback-invalid");
         browser.come_home(&callback).await.handle();
     }
 

@@ -1,7 +1,10 @@
 //! Cancelling: at any time, as often as one likes, and never halfway.
 
 use serde_json::json;
-use valetkey_suite::{Answer, ConnectorSpec, Home, TestApp, engine_tests, sandbox::{Fault, FaultRule}};
+use valetkey_suite::{
+    Answer, ConnectorSpec, Home, TestApp, engine_tests,
+    sandbox::{Fault, FaultRule},
+};
 
 async fn cancel(app: &TestApp, flow_id: &str) -> Answer {
     app.application().post(&format!("/v1/flows/{flow_id}/cancel"), &json!({})).await

@@ -1,7 +1,10 @@
 //! The confirm page: asks the person at the browser where an application cannot call finish.
 
 use serde_json::json;
-use valetkey_suite::{ConnectorSpec, Home, engine_tests, sandbox::{Fault, FaultRule}};
+use valetkey_suite::{
+    ConnectorSpec, Home, engine_tests,
+    sandbox::{Fault, FaultRule},
+};
 
 engine_tests! {
     async fn pressing_connect_makes_a_weakly_bound_connection(app: TestApp) {
@@ -16,7 +19,7 @@ engine_tests! {
             let page = browser.press(&confirming, "connect").await.expect(200);
             // A form post that redirected to another origin would be blocked: the page goes on by itself.
             assert!(page.header("location").is_empty());
-            let home = Home::of(page);
+            let home = Home::of(&page);
             assert_eq!((home.flow_id.as_str(), home.handle, home.code), (started.flow_id.as_str(), None, None));
             let flow = app.application().get(&format!("/v1/flows/{}", started.flow_id)).await.expect(200);
             assert_eq!(flow.json["status"], "connected");
@@ -48,7 +51,7 @@ engine_tests! {
         let started = app.start_flow(&connector, &connector.popup("u-1")).await;
         let browser = app.browser("u-1");
         let confirming = browser.walk_to_confirm(&started.start_url).await;
-        Home::of(browser.press(&confirming, "cancel").await.expect(200)).expect_code("flow-cancelled");
+        Home::of(&browser.press(&confirming, "cancel").await.expect(200)).expect_code("flow-cancelled");
         assert_eq!(app.flow_status(&connector, &started.flow_id).await.0, "cancelled");
         browser.press(&confirming, "connect").await.expect_failure(403, "wrong-browser");
         assert!(app.provider().token_requests().is_empty());
@@ -67,7 +70,7 @@ engine_tests! {
         browser.press(&confirming, "perhaps").await.expect_failure(403, "confirm-invalid");
         browser.get(&confirming.action).await.expect(410);
         assert!(app.provider().token_requests().is_empty());
-        Home::of(browser.press(&confirming, "connect").await);
+        Home::of(&browser.press(&confirming, "connect").await);
         assert_eq!(app.flow_status(&connector, &started.flow_id).await.0, "connected");
     }
 
@@ -86,7 +89,7 @@ engine_tests! {
             browser.send(request).await.expect_failure(403, "confirm-invalid");
         }
         assert!(app.provider().token_requests().is_empty());
-        Home::of(browser.press(&confirming, "connect").await);
+        Home::of(&browser.press(&confirming, "connect").await);
     }
 
     async fn another_browser_confirms_nothing(app: TestApp) {
@@ -97,7 +100,7 @@ engine_tests! {
         let stranger = app.browser("stranger");
         stranger.press(&confirming, "connect").await.expect_failure(403, "wrong-browser");
         stranger.press(&confirming, "cancel").await.expect_failure(403, "wrong-browser");
-        Home::of(browser.press(&confirming, "connect").await);
+        Home::of(&browser.press(&confirming, "connect").await);
         assert_eq!(app.flow_status(&connector, &started.flow_id).await.0, "connected");
     }
 
@@ -118,7 +121,7 @@ engine_tests! {
         let browser = app.browser("u-1");
         let confirming = browser.walk_to_confirm(&started.start_url).await;
         app.provider().inject(FaultRule::token(Fault::OAuthError { status: 400, error: "invalid_grant".to_owned() }));
-        Home::of(browser.press(&confirming, "connect").await).expect_code("code-refused");
+        Home::of(&browser.press(&confirming, "connect").await).expect_code("code-refused");
     }
 
     async fn a_flow_bound_by_our_page_cannot_be_finished_by_the_application(app: TestApp) {

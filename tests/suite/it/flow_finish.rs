@@ -1,6 +1,6 @@
 //! Finish: only the backend of the user who started a flow redeems its code, and only once.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde_json::json;
 use valetkey_suite::{
@@ -85,10 +85,12 @@ engine_tests! {
 
     async fn a_flow_lapses_with_its_handle(
         app: TestApp,
-        setup = |setup: valetkey_suite::Setup| setup.config(|config| {
-            config.limits.flow_life = Duration::from_secs(60);
-            config.limits.handle_life = Duration::from_secs(600);
-        }),
+        setup = |setup: valetkey_suite::Setup| {
+            setup.config(|config| {
+                config.limits.flow_life = Duration::from_secs(60);
+                config.limits.handle_life = Duration::from_secs(600);
+            })
+        },
     ) {
         let connector = app.connector(ConnectorSpec::oidc()).await;
         let home = walk(&app, &connector, "u-1").await;
@@ -189,7 +191,11 @@ engine_tests! {
             ("u-2", Fault::OAuthError { status: 401, error: "invalid_client".to_owned() }, "client-refused"),
             ("u-3", Fault::ResetBeforeAnswer, "provider-unavailable"),
             ("u-4", Fault::NotJson, "provider-unavailable"),
-            ("u-5", Fault::Status { code: 500, body: "planted".to_owned(), headers: Default::default() }, "provider-unavailable"),
+            (
+                "u-5",
+                Fault::Status { code: 500, body: "planted".to_owned(), headers: BTreeMap::default() },
+                "provider-unavailable",
+            ),
             ("u-6", Fault::OversizedBody { bytes: 70_000 }, "provider-unavailable"),
         ] {
             let home = walk(&app, &connector, person).await;
@@ -239,8 +245,14 @@ engine_tests! {
         let body = json!({ "handle": home.handle(), "user_id": "u-1" });
         for (one, two) in [
             (stranger.get(&flow).await, stranger.get(absent).await),
-            (stranger.post(&format!("{flow}/finish"), &body).await, stranger.post(&format!("{absent}/finish"), &body).await),
-            (stranger.post(&format!("{flow}/cancel"), &json!({})).await, stranger.post(&format!("{absent}/cancel"), &json!({})).await),
+            (
+                stranger.post(&format!("{flow}/finish"), &body).await,
+                stranger.post(&format!("{absent}/finish"), &body).await,
+            ),
+            (
+                stranger.post(&format!("{flow}/cancel"), &json!({})).await,
+                stranger.post(&format!("{absent}/cancel"), &json!({})).await,
+            ),
         ] {
             let (one, two) = (one.expect_problem(404, "flow-not-found"), two.expect_problem(404, "flow-not-found"));
             assert_eq!(one.text_without_request_id(), two.text_without_request_id());

@@ -83,7 +83,13 @@ engine_tests! {
     }
 
     async fn the_pages_scripts_and_styles_are_served(app: TestApp) {
-        for (file, kind) in [("page.css", "text/css"), ("connect.js", "javascript"), ("result.js", "javascript"), ("confirm.js", "javascript"), ("valetkey.js", "javascript")] {
+        for (file, kind) in [
+            ("page.css", "text/css"),
+            ("connect.js", "javascript"),
+            ("result.js", "javascript"),
+            ("confirm.js", "javascript"),
+            ("valetkey.js", "javascript"),
+        ] {
             let answer = app.anonymous().get(&format!("/assets/{file}")).await.expect(200);
             assert!(answer.header("content-type").contains(kind), "{file}: {}", answer.header("content-type"));
             assert_eq!(answer.header("x-content-type-options"), "nosniff");

@@ -36,14 +36,25 @@ engine_tests! {
             "*",
             "",
         ] {
-            start_with(&app, &connector, "return_url", json!(other)).await.expect_fault("invalid-request", "return_url").done();
+            start_with(&app, &connector, "return_url", json!(other))
+                .await
+                .expect_fault("invalid-request", "return_url")
+                .done();
         }
         start_with(&app, &connector, "return_url", json!(RETURN_URL)).await.expect(201).done();
     }
 
     async fn an_origin_must_be_registered_character_for_character(app: TestApp) {
         let connector = app.connector(ConnectorSpec::oidc()).await;
-        for other in ["https://app.example/", "https://app.example:443", "https://APP.example", "https://evil.example", "null", "*", ""] {
+        for other in [
+            "https://app.example/",
+            "https://app.example:443",
+            "https://APP.example",
+            "https://evil.example",
+            "null",
+            "*",
+            "",
+        ] {
             start_with(&app, &connector, "origin", json!(other)).await.expect_fault("invalid-request", "origin").done();
         }
         start_with(&app, &connector, "origin", Value::Null).await.expect_fault("invalid-request", "origin").done();
@@ -79,8 +90,14 @@ engine_tests! {
 
     async fn scopes_are_those_of_the_connector_and_the_optional_ones(app: TestApp) {
         let connector = app.connector(ConnectorSpec::oidc()).await;
-        start_with(&app, &connector, "scopes", json!(["openid", "admin"])).await.expect_fault("invalid-request", "scopes").done();
-        start_with(&app, &connector, "scopes", json!(["read write"])).await.expect_fault("invalid-request", "scopes").done();
+        start_with(&app, &connector, "scopes", json!(["openid", "admin"]))
+            .await
+            .expect_fault("invalid-request", "scopes")
+            .done();
+        start_with(&app, &connector, "scopes", json!(["read write"]))
+            .await
+            .expect_fault("invalid-request", "scopes")
+            .done();
         let mut body = connector.popup("u-1");
         body["scopes"] = json!(["openid", "write"]);
         let connection = app.connect_with(&connector, &body).await;
@@ -104,14 +121,21 @@ engine_tests! {
         start_with(&app, &connector, "actor", json!("admin-1")).await.expect_fault("invalid-request", "actor").done();
         start_with(&app, &connector, "user_id", json!("")).await.expect_problem(422, "invalid-request").done();
         start_with(&app, &connector, "user_id", json!("a\u{0}b")).await.expect_problem(422, "invalid-request").done();
-        start_with(&app, &connector, "user_id", json!("u".repeat(257))).await.expect_problem(422, "invalid-request").done();
+        start_with(&app, &connector, "user_id", json!("u".repeat(257)))
+            .await
+            .expect_problem(422, "invalid-request")
+            .done();
         start_with(&app, &connector, "user_id", json!("ü".repeat(128))).await.expect(201).done();
     }
 
     async fn a_shared_flow_needs_an_actor_and_the_role_shared(app: TestApp) {
         let connector = app.connector(ConnectorSpec::oidc().shared()).await;
         let flows = connector.path("/flows");
-        app.application().post(&flows, &connector.popup("admin-1")).await.expect_problem(403, "shared-role-required").done();
+        app.application()
+            .post(&flows, &connector.popup("admin-1"))
+            .await
+            .expect_problem(403, "shared-role-required")
+            .done();
         start_with(&app, &connector, "actor", Value::Null).await.expect_fault("invalid-request", "actor").done();
         start_with(&app, &connector, "user_id", json!("u-1")).await.expect_fault("invalid-request", "user_id").done();
         let connection = app.connect_user(&connector, "admin-1").await;
@@ -121,7 +145,10 @@ engine_tests! {
 
     async fn client_credentials_have_no_flows(app: TestApp) {
         let connector = app.connector(ConnectorSpec::oidc().client_credentials()).await;
-        app.try_start(&connector, &connector.popup("admin-1")).await.expect_fault("invalid-request", "connector").done();
+        app.try_start(&connector, &connector.popup("admin-1"))
+            .await
+            .expect_fault("invalid-request", "connector")
+            .done();
     }
 
     async fn what_does_not_fit_its_type_is_refused_by_name(app: TestApp) {
@@ -131,10 +158,19 @@ engine_tests! {
         start_with(&app, &connector, "return_to", json!("x")).await.expect_fault("unknown-field", "return_to").done();
         start_with(&app, &connector, "scopes", json!("read")).await.expect_fault("wrong-type", "scopes").done();
         for bad in ["short", &"a".repeat(44), &"!".repeat(43)] {
-            start_with(&app, &connector, "binding_challenge", json!(bad)).await.expect_fault("invalid-request", "binding_challenge").done();
+            start_with(&app, &connector, "binding_challenge", json!(bad))
+                .await
+                .expect_fault("invalid-request", "binding_challenge")
+                .done();
         }
-        start_with(&app, &connector, "user_display", json!("a\nb")).await.expect_fault("invalid-request", "user_display").done();
-        start_with(&app, &connector, "label", json!("l".repeat(65))).await.expect_problem(422, "invalid-request").done();
+        start_with(&app, &connector, "user_display", json!("a\nb"))
+            .await
+            .expect_fault("invalid-request", "user_display")
+            .done();
+        start_with(&app, &connector, "label", json!("l".repeat(65)))
+            .await
+            .expect_problem(422, "invalid-request")
+            .done();
         let raw = app.application().post_raw(&connector.path("/flows"), "application/json", "{").await;
         raw.expect_problem(400, "malformed-json").done();
     }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a helper that fails, fails its test")]
 
 mod access;
+mod access_keys;
 mod flow_account;
 mod flow_browser;
 mod flow_callback;

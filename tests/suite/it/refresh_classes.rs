@@ -43,7 +43,8 @@ async fn whole_life(app: &TestApp, rotation: Rotation) {
 
     let mut token = key.post(&path, &ask).await.expect(200);
     assert_eq!(token.json["generation"], 1);
-    let share = time_of(&connection["refresh_due_at"]).since(time_of(&connection["created_at"])).as_secs_f64() / 3_600.0;
+    let share =
+        time_of(&connection["refresh_due_at"]).since(time_of(&connection["created_at"])).as_secs_f64() / 3_600.0;
     assert!((0.69..=0.91).contains(&share), "due after {share} of the life");
     app.run(Work::Refresh).await;
     assert_eq!(app.refreshes(&connector).len(), 0, "nothing was due");

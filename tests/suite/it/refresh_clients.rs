@@ -16,7 +16,9 @@ async fn set_secrets(app: &TestApp, connector: &TestConnector, secrets: &[&str])
 }
 
 fn provider_accepts(app: &TestApp, connector: &TestConnector, secret: &str) {
-    app.provider().update_client(&connector.client_id, |client| client.secrets = vec![secret.to_owned()]).expect("a client");
+    app.provider()
+        .update_client(&connector.client_id, |client| client.secrets = vec![secret.to_owned()])
+        .expect("a client");
 }
 
 engine_tests! {

@@ -76,7 +76,10 @@ async fn survives(app: &TestApp, faults: Vec<(Fault, &str)>) {
         let answer = app.fetch(&connector, &seeded.user).await.expect(200);
         assert_eq!(answer.json["generation"], 2, "{code}");
         let connection = app.connection(&seeded.connection_id).await;
-        assert_eq!((&connection["refreshing"], &connection["last_attempt"]["outcome"]), (&json!("ok"), &json!("settled")));
+        assert_eq!(
+            (&connection["refreshing"], &connection["last_attempt"]["outcome"]),
+            (&json!("ok"), &json!("settled"))
+        );
     }
 }
 

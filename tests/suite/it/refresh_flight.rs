@@ -217,6 +217,24 @@ engine_tests! {
         assert_eq!(app.fetch(&connector, "u-1").await.expect(200).json["generation"], 3);
     }
 
+    async fn a_reconnect_during_a_scheduled_refresh_is_refreshed_when_its_own_time_comes(app: TestApp) {
+        let connector = app.connector(ConnectorSpec::oauth2().rotation(Rotation::Strict)).await;
+        let id = text_of(&app.connect_user(&connector, "u-1").await["id"]);
+        app.advance_to_due(&id).await;
+        hold(&app);
+        let reconnect = async {
+            held(&app).await;
+            app.connect_user(&connector, "u-1").await;
+            release(&app);
+        };
+        tokio::join!(app.run(Work::Refresh), reconnect);
+        app.landed().await;
+        assert_eq!(app.connection(&id).await["generation"], 2);
+        app.advance_to_due(&id).await;
+        app.run(Work::Refresh).await;
+        assert_eq!(app.connection(&id).await["generation"], 3);
+    }
+
     async fn a_refresh_that_is_held_longer_than_its_lease_is_not_repeated_by_the_scheduler(app: TestApp) {
         let (connector, seeded) = strict(&app, &["u-1"]).await;
         let client = app.connector_client(&connector.id).await;

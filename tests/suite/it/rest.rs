@@ -2,9 +2,11 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a helper that fails, fails its test")]
 
+mod recovery;
 mod refresh_classes;
 mod refresh_clients;
 mod refresh_faults;
 mod refresh_flight;
 mod refresh_lives;
 mod refresh_observed;
+mod revoke;

@@ -34,8 +34,8 @@ impl Answer {
     }
 
     /// Fails unless the status is this one.
-    #[must_use = "or end the line with `;` after `.done()`"]
     #[track_caller]
+    #[must_use = "say `.done()` if nothing more is looked at"]
     pub fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{}: {}", self.request, self.text);
         self

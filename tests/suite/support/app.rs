@@ -53,6 +53,7 @@ impl TestApp {
         let sandbox = Sandbox::start(setup.sandbox).await.expect("a sandbox");
         let place = Place::new(setup.engine).await;
         let mut config = place.config();
+        config.jobs = false;
         for change in setup.changes {
             change(&mut config);
         }

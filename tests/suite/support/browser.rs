@@ -219,7 +219,7 @@ impl Browser {
 
     /// Goes to the callback, where the flow comes home.
     pub async fn come_home(&self, callback: &str) -> Home {
-        Home::of(self.get(callback).await)
+        Home::of(&self.get(callback).await)
     }
 
     /// The whole way of a flow bound by finish: open, consent, home.

@@ -22,7 +22,8 @@ pub struct ConnectorSpec {
 }
 
 impl ConnectorSpec {
-    /// Per user, bound by finish, with the scopes `openid` and `read`, and `write` if asked for; endpoints by discovery.
+    /// Per user, bound by finish, with the scopes `openid` and `read`, and `write` if asked for; endpoints by
+    /// discovery.
     pub fn oidc() -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);

@@ -24,11 +24,8 @@ impl fmt::Display for Engine {
 
 /// Runs the body of a test against an app of its own. For [`engine_tests!`](crate::engine_tests).
 pub fn run_test<F: Future<Output = ()>>(setup: Setup, body: impl FnOnce(TestApp) -> F) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let app = TestApp::start(setup).await;
         body(app).await;
@@ -46,32 +43,27 @@ macro_rules! engine_tests {
     )+) => {
         $(
             $(#[$meta])*
-            async fn $name($app: $crate::TestApp) $body
+            fn $name(setup: $crate::Setup) {
+                $(let setup = ($setup)(setup);)?
+                $crate::run_test(setup, |$app: $crate::TestApp| async move $body);
+            }
         )+
 
         mod sqlite {
-            #[allow(unused_imports, reason = "a setup may need what its file imports")]
-            use super::*;
             $(
                 #[test]
                 fn $name() {
-                    let setup = $crate::Setup::on($crate::Engine::Sqlite);
-                    $(let setup = ($setup)(setup);)?
-                    $crate::run_test(setup, super::$name);
+                    super::$name($crate::Setup::on($crate::Engine::Sqlite));
                 }
             )+
         }
 
         mod postgres {
-            #[allow(unused_imports, reason = "a setup may need what its file imports")]
-            use super::*;
             $(
                 #[test]
                 #[cfg_attr(not(postgres), ignore = "VALETKEY_TEST_POSTGRES_URL names no server")]
                 fn $name() {
-                    let setup = $crate::Setup::on($crate::Engine::Postgres);
-                    $(let setup = ($setup)(setup);)?
-                    $crate::run_test(setup, super::$name);
+                    super::$name($crate::Setup::on($crate::Engine::Postgres));
                 }
             )+
         }

@@ -83,10 +83,13 @@ impl TestApp {
         })
     }
 
-    /// What became of a connection's revocations: token kind, reason, state and outcome of each, oldest first.
+    /// What became of a connection's revocations, oldest first, of each pair the refresh token's before the access token's.
     pub async fn revocations(&self, connection: &str) -> Vec<Value> {
         let path = format!("/v1/revocations?connection_id={connection}&limit=200");
-        items_of(&self.operator().get(&path).await.expect(200))
+        let mut items = items_of(&self.operator().get(&path).await.expect(200));
+        let rank = |item: &Value| (text_of(&item["created_at"]), item["token_kind"] != "refresh");
+        items.sort_by_key(rank);
+        items
     }
 
     /// Audit events that match, newest first.
@@ -126,6 +129,12 @@ impl Client {
         })
         .await
     }
+
+    /// The status of a `POST`; `None` if the server went away without an answer.
+    pub async fn try_post(&self, path: &str, body: &Value) -> Option<u16> {
+        let answer = self.request(Method::POST, path).json(body).send().await;
+        answer.ok().map(|answer| answer.status().as_u16())
+    }
 }
 
 /// A server in a runtime of its own, by the machine's clock, which can die without a word.
@@ -147,11 +156,8 @@ impl Doomed {
     }
 
     async fn start_with(app: &TestApp, deadline: Option<Duration>) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
         let config = app.config().clone();
         let started = runtime.spawn(async move {
             let mut builder = Server::builder(config.clone()).without_jobs();

@@ -27,7 +27,8 @@ impl TestApp {
 
     /// Finishes a flow for this person with what came home.
     pub async fn finish(&self, connector: &TestConnector, home: &Home, person: &str) -> Answer {
-        self.finish_with(connector, &home.flow_id, &json!({ "handle": home.handle(), connector.person(): person })).await
+        self.finish_with(connector, &home.flow_id, &json!({ "handle": home.handle(), connector.person(): person }))
+            .await
     }
 
     /// Finishes a flow with any body.
@@ -41,7 +42,8 @@ impl TestApp {
         (answer.text_of("status"), answer.json["code"].as_str().map(str::to_owned))
     }
 
-    /// Connects a person by popup in a new browser, signed in at the provider under the same name. Gives the connection.
+    /// Connects a person by popup in a new browser, signed in at the provider under the same name; gives the
+    /// connection.
     pub async fn connect_user(&self, connector: &TestConnector, person: &str) -> Value {
         self.connect_with(connector, &connector.popup(person)).await
     }

@@ -26,8 +26,8 @@ pub struct Home {
 impl Home {
     /// Reads a page that brings a flow home; fails if it does not.
     #[track_caller]
-    pub fn of(page: Page) -> Self {
-        match Self::find(&page) {
+    pub fn of(page: &Page) -> Self {
+        match Self::find(page) {
             Some(home) => home,
             None => panic!("{}: nothing comes home: {} {}", page.request, page.status, page.html),
         }

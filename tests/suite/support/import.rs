@@ -1,5 +1,7 @@
 //! Connections without a browser.
 
+use std::fmt::Write as _;
+
 use serde_json::{Value, json};
 use valetkey_sandbox::SeededGrant;
 
@@ -21,8 +23,8 @@ pub struct Seeded {
 }
 
 impl TestApp {
-    /// Makes living grants at the sandbox and imports them, one a user. Their access tokens live as long as the client's
-    /// settings at the sandbox say.
+    /// Makes living grants at the sandbox and imports them, one a user. Their access tokens live as long as the client
+    /// at the sandbox says.
     pub async fn seed_import(&self, connector: &TestConnector, users: &[&str]) -> Vec<Seeded> {
         self.seed_import_with(connector, users, |_, _| ()).await
     }
@@ -39,7 +41,7 @@ impl TestApp {
         let mut lines = String::new();
         for grant in &grants {
             let life = grant.expires_in.map(std::time::Duration::from_secs);
-            let mut line = json!({
+            let mut entry = json!({
                 "connector_id": connector.id,
                 "access_token": grant.access_token,
                 "refresh_token": grant.refresh_token,
@@ -47,10 +49,10 @@ impl TestApp {
                 "scopes": grant.scopes,
             });
             if !connector.is_shared {
-                line["user_id"] = json!(grant.user);
+                entry["user_id"] = json!(grant.user);
             }
-            change(grant, &mut line);
-            lines.push_str(&format!("{line}\n"));
+            change(grant, &mut entry);
+            writeln!(lines, "{entry}").expect("memory takes it");
             if let Some(token) = &grant.refresh_token {
                 witness::plant(token, "a refresh token");
             }

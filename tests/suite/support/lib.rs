@@ -22,15 +22,16 @@
 //! }
 //! ```
 //!
-//! - **Engines.** PostgreSQL tests are `postgres::name`, and ignored unless `VALETKEY_TEST_POSTGRES_URL` names a server.
-//!   Each app has a database of its own there, dropped at its end. With `VALETKEY_TEST_FULL=1` they always run.
+//! - **Engines.** PostgreSQL tests are `postgres::name`, and ignored unless `VALETKEY_TEST_POSTGRES_URL` names a
+//!   server. Each app has a database of its own there, dropped at its end. With `VALETKEY_TEST_FULL=1` they always run.
 //! - **Time.** [`TestApp::advance`] moves the server's clock and the sandbox's together. Nothing sleeps.
 //! - **Scheduled work** is off: [`TestApp::run`] does one kind of it, [`TestApp::settle`] what is left of revocations.
-//! - **Callers.** [`TestApp::admin`], [`TestApp::application`] (`app`), [`TestApp::administration`] (`app` and `shared`),
-//!   [`TestApp::operator`], [`TestApp::connector_client`], [`TestApp::anonymous`], and any other by [`TestApp::key`].
-//!   A call gives an [`Answer`]: `.expect(200)`, `.expect_problem(409, "reconnect-required")`, `.json["…"]`.
-//! - **Connectors.** [`TestApp::connector`] registers a client at the sandbox and makes a connector through the API, by a
-//!   [`ConnectorSpec`] that sets both sides. The sandbox itself is scripted and read through [`TestApp::provider`].
+//! - **Callers.** [`TestApp::admin`], [`TestApp::application`] (`app`), [`TestApp::administration`] (`app` and
+//!   `shared`), [`TestApp::operator`], [`TestApp::connector_client`], [`TestApp::anonymous`], and any other by [`TestApp::key`].
+//!   A call gives an [`Answer`]: `.expect(200)`, `.expect_problem(409, "reconnect-required")`, `.json["…"]`, and
+//!   `.done()` where nothing more is looked at.
+//! - **Connectors.** [`TestApp::connector`] registers a client at the sandbox and makes a connector through the API,
+//!   by a [`ConnectorSpec`] that sets both sides. The sandbox itself is scripted and read through [`TestApp::provider`].
 //! - **People.** A [`Browser`] has a cookie jar, follows no redirect by itself and plays the person: [`Browser::open`]
 //!   the start link, [`Browser::consent`] at the provider, [`Browser::come_home`]; or [`Browser::walk`] all of it.
 //!   Its person signs in at the provider under the browser's name, so that two users have two accounts there.
@@ -39,6 +40,7 @@
 //! - **The witness** keeps every answer, header and log line of the run, for the search for planted secrets.
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a helper that fails, fails its test")]
+#![expect(clippy::return_self_not_must_use, reason = "a chain of expectations may end anywhere")]
 
 mod answer;
 mod app;

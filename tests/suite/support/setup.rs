@@ -17,7 +17,7 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// The defaults of the service with scheduled work off, and a sandbox that consents by itself and knows any account.
+    /// The defaults of the service, and a sandbox that consents by itself and knows any account.
     pub fn on(engine: Engine) -> Self {
         let sandbox = SandboxSettings { clients: Vec::new(), any_account: true, ..SandboxSettings::automatic() };
         Self { engine, changes: Vec::new(), sandbox }

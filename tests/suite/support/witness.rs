@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Mutex, OnceLock, PoisonError},
 };
 
@@ -25,6 +25,7 @@ fn witness() -> &'static Witness {
         let target = executable.ancestors().nth(3).expect("a target folder");
         let directory = target.join("tmp");
         fs::create_dir_all(&directory).expect("the target folder takes files");
+        forget_earlier_runs(&directory);
         let path = directory.join(format!("witness-{}.log", std::process::id()));
         let file = OpenOptions::new().create(true).append(true).open(&path).expect("the target folder takes files");
         let witness = Witness { path, file: Mutex::new(file), planted: Mutex::default() };
@@ -35,6 +36,17 @@ fn witness() -> &'static Witness {
             .try_init();
         witness
     })
+}
+
+/// Removes the files of programs that are no longer there.
+fn forget_earlier_runs(directory: &Path) {
+    for file in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = file.file_name().into_string().unwrap_or_default();
+        let program = name.strip_prefix("witness-").and_then(|rest| rest.strip_suffix(".log"));
+        if program.is_some_and(|program| !Path::new("/proc").join(program).exists()) {
+            let _ = fs::remove_file(file.path());
+        }
+    }
 }
 
 struct LogLines;

@@ -81,6 +81,7 @@ fn is_suspect(failure: PageFailure) -> bool {
         | PageFailure::NotConfirmed => true,
         PageFailure::Expired
         | PageFailure::AlreadyUsed
+        | PageFailure::AlreadyFinished
         | PageFailure::Cancelled
         | PageFailure::Failed(_)
         | PageFailure::TooMany
@@ -93,6 +94,7 @@ fn page_of(failure: PageFailure) -> FailurePage {
         PageFailure::NotFound => FailurePage::LinkNotFound,
         PageFailure::Expired => FailurePage::FlowExpired,
         PageFailure::AlreadyUsed => FailurePage::LinkUsed,
+        PageFailure::AlreadyFinished => FailurePage::AlreadyFinished,
         PageFailure::WrongBrowser => FailurePage::WrongBrowser,
         PageFailure::WrongConnector | PageFailure::Malformed => FailurePage::CallbackInvalid,
         PageFailure::Cancelled => FailurePage::FlowCancelled,

@@ -58,7 +58,7 @@ impl From<BrokerError> for Problem {
                 Self::new(ProblemCode::ProviderUnavailable).retry_after(retry_after)
             }
             BrokerError::ClientRefused { retry_after, .. } => {
-                Self::new(ProblemCode::ClientRefused).retry_after(retry_after).caused_by(error)
+                Self::new(ProblemCode::ClientRefused).retry_after(retry_after)
             }
             BrokerError::Limited { limit, retry_after } => {
                 Self::new(ProblemCode::LimitReached).member("limit", limit).retry_after(retry_after)
@@ -142,4 +142,82 @@ fn sentence(text: &str) -> String {
     let mut chars = text.chars();
     let first: String = chars.next().into_iter().flat_map(char::to_uppercase).collect();
     format!("{first}{}.", chars.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::response::IntoResponse;
+    use serde_json::Value;
+    use valetkey_broker::StartedFlow;
+    use valetkey_core::{Operation, ReauthReason, Secret, Timestamp};
+
+    fn body(error: BrokerError) -> Value {
+        serde_json::from_slice(&Problem::from(error).write(None)).expect("json")
+    }
+
+    fn offer() -> StartedFlow {
+        StartedFlow {
+            flow_id: "flw_00000000000000000000000000".parse().expect("an id"),
+            start_url: Secret::from("https://connect.example/connect/t"),
+            expires_at: Timestamp::from_millis(1_700_000_600_000),
+        }
+    }
+
+    #[test]
+    fn the_refusals_of_a_token_call_say_what_to_do_next() {
+        let since = Timestamp::from_millis(1_700_000_000_000);
+        let reason = ReauthReason::GrantRevoked;
+        let dead = body(BrokerError::ReconnectRequired { reason, since, start: Some(Box::new(offer())) });
+        assert_eq!((&dead["status"], &dead["code"]), (&json!(409), &json!("reconnect-required")));
+        assert_eq!(dead["reason"], "grant_revoked");
+        assert_eq!(dead["since"], "2023-11-14T22:13:20.000Z");
+        assert_eq!(dead["start"]["start_url"], "https://connect.example/connect/t");
+        assert_eq!(dead["start"].as_object().map(serde_json::Map::len), Some(3));
+        let absent = body(BrokerError::ConnectionNotFound(None));
+        assert_eq!((&absent["status"], &absent["code"]), (&json!(404), &json!("connection-not-found")));
+        assert!(absent.get("start").is_none());
+        let missing = vec!["repo".to_owned()];
+        let scopes = body(BrokerError::ScopesMissing { missing, start: None });
+        assert_eq!((&scopes["status"], &scopes["missing_scopes"]), (&json!(403), &json!(["repo"])));
+    }
+
+    #[test]
+    fn whoever_must_wait_is_told_how_long() {
+        let wait = Duration::from_millis(2_500);
+        for error in [
+            BrokerError::Limited { limit: "starts", retry_after: wait },
+            BrokerError::ProviderUnavailable { code: "timeout", retry_after: wait },
+            BrokerError::ClientRefused { code: "planted".to_owned(), retry_after: wait },
+        ] {
+            let response = Problem::from(error).into_response();
+            assert_eq!(response.headers()[header::RETRY_AFTER], "3");
+        }
+        assert!(Problem::from(BrokerError::ShuttingDown).into_response().headers().contains_key(header::RETRY_AFTER));
+    }
+
+    #[test]
+    fn what_a_provider_said_is_not_passed_on() {
+        let refused = BrokerError::ClientRefused { code: "planted".to_owned(), retry_after: SOON };
+        assert!(!body(refused).to_string().contains("planted"));
+    }
+
+    #[test]
+    fn whoever_has_no_key_is_asked_for_one_and_whoever_may_not_is_told_what() {
+        let response = Problem::from(BrokerError::Unauthenticated).into_response();
+        assert_eq!(response.headers()[header::WWW_AUTHENTICATE], "Bearer");
+        let forbidden = body(BrokerError::Forbidden(Operation::AuditRead));
+        assert_eq!((&forbidden["status"], &forbidden["operation"]), (&json!(403), &json!("audit_read")));
+    }
+
+    #[test]
+    fn each_end_of_a_flow_has_a_code_of_its_own() {
+        let code = |error| body(error)["code"].as_str().unwrap_or_default().to_owned();
+        assert_eq!(code(BrokerError::FlowNotReady(FlowStatus::Expired)), "flow-expired");
+        assert_eq!(code(BrokerError::FlowNotReady(FlowStatus::Cancelled)), "flow-cancelled");
+        assert_eq!(code(BrokerError::FlowNotReady(FlowStatus::Pending)), "flow-not-ready");
+        assert_eq!(code(BrokerError::FlowFailed(FlowFailure::HandleExpired)), "handle-expired");
+        let failed = body(BrokerError::FlowFailed(FlowFailure::AccountChanged));
+        assert_eq!((&failed["code"], &failed["flow_code"]), (&json!("flow-failed"), &json!("account-changed")));
+    }
 }

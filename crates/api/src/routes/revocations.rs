@@ -10,7 +10,7 @@ use crate::{
     wire::{RevocationPage, RevocationParams},
 };
 
-/// List revocations, newest first.
+/// List revocations, oldest first.
 #[utoipa::path(get, path = "/v1/revocations", operation_id = "list_revocations", tag = "revocations",
     params(
         ("state" = Option<String>, Query, description = "`queued`, `confirmed`, `unsupported`, `superseded` or `failed`"),

@@ -131,6 +131,7 @@ impl FromPairs for AuditParams {
             owner: pairs.take::<UserId>("user_id").map(Owner::User),
             from: time(pairs, "from"),
             to: time(pairs, "to"),
+            only: None,
         };
         Self { filter, page: PageParams::from_pairs(pairs) }
     }

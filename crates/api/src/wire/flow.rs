@@ -180,3 +180,64 @@ impl From<FinishIn> for Finish {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use valetkey_core::{FlowFailure, KeyId, Owner, SpaceId};
+
+    fn flow(status: FlowStatus) -> Flow {
+        Flow {
+            id: "flw_00000000000000000000000000".parse().expect("an id"),
+            space: SpaceId::default_space(),
+            connector_id: "ctr_00000000000000000000000000".parse().expect("an id"),
+            started_by: "key_00000000000000000000000000".parse::<KeyId>().expect("an id"),
+            owner: Owner::Shared,
+            actor: None,
+            user_display: None,
+            label: Label::none(),
+            mode: FlowMode::Popup,
+            return_url: "https://app.example/relay".to_owned(),
+            origin: None,
+            scopes: Vec::new(),
+            login_hint: None,
+            binding_challenge: None,
+            allow_account_change: false,
+            status,
+            failure: (status == FlowStatus::Failed).then_some(FlowFailure::AccessDenied),
+            connection_id: None,
+            created_at: Timestamp::from_millis(1_000),
+            expires_at: Timestamp::from_millis(601_000),
+            handle_expires_at: Some(Timestamp::from_millis(61_000)),
+        }
+    }
+
+    fn written(status: FlowStatus, now: i64) -> serde_json::Value {
+        serde_json::to_value(FlowOut::of(&flow(status), Timestamp::from_millis(now))).expect("json")
+    }
+
+    #[test]
+    fn a_flow_whose_time_is_over_is_expired_before_any_purge() {
+        assert_eq!(written(FlowStatus::Pending, 2_000)["status"], "pending");
+        assert_eq!(written(FlowStatus::Pending, 601_000)["status"], "expired");
+        assert_eq!(written(FlowStatus::Connected, 601_000)["status"], "connected");
+    }
+
+    #[test]
+    fn while_our_page_asks_the_flow_is_pending() {
+        assert_eq!(written(FlowStatus::AwaitingConfirm, 2_000)["status"], "pending");
+    }
+
+    #[test]
+    fn a_failed_flow_names_the_code_of_its_page() {
+        let failed = written(FlowStatus::Failed, 2_000);
+        assert_eq!((failed["status"].as_str(), failed["code"].as_str()), (Some("failed"), Some("access-denied")));
+    }
+
+    #[test]
+    fn no_handle_and_nothing_of_the_user_is_in_a_status() {
+        let value = written(FlowStatus::AwaitingFinish, 2_000);
+        let fields: Vec<_> = value.as_object().expect("an object").keys().map(String::as_str).collect();
+        assert_eq!(fields, ["connector_id", "created_at", "expires_at", "flow_id", "status"]);
+    }
+}

@@ -85,6 +85,7 @@ impl FromPairs for RevocationParams {
             state: pairs.take_one_of("state", &states),
             connector_id: pairs.take("connector_id"),
             connection_id: pairs.take("connection_id"),
+            only: None,
         };
         Self { filter, page: PageParams::from_pairs(pairs) }
     }

@@ -5,6 +5,8 @@ mod pages;
 mod refusal;
 mod routes;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -45,11 +45,7 @@ pub(super) async fn switch_user(session: SignedIn, Json(switch): Json<SwitchUser
 }
 
 /// `GET /api/connectors/{connector}`: who is signed in, and their token if they have connected.
-pub(super) async fn show(
-    State(backend): Shared,
-    session: SignedIn,
-    Path(connector): Path<ConnectorKey>,
-) -> Reply {
+pub(super) async fn show(State(backend): Shared, session: SignedIn, Path(connector): Path<ConnectorKey>) -> Reply {
     let answer = fetch(&backend, &session, connector, &TokenCall::default()).await?;
     let token = match answer.code() {
         _ if answer.is_success() => shown(&answer.body),
@@ -149,11 +145,7 @@ pub(super) async fn token(
 }
 
 /// `POST /api/connectors/{connector}/call`: what a connector is for. Fetches the token and uses it at the provider's API.
-pub(super) async fn call(
-    State(backend): Shared,
-    session: SignedIn,
-    Path(connector): Path<ConnectorKey>,
-) -> Reply {
+pub(super) async fn call(State(backend): Shared, session: SignedIn, Path(connector): Path<ConnectorKey>) -> Reply {
     let answer = succeeded(fetch(&backend, &session, connector, &TokenCall::default()).await?)?;
     let token = answer.body["access_token"].as_str().unwrap_or_default();
     let url = format!("{}/api/whoami", backend.addresses.sandbox);
@@ -179,22 +171,19 @@ pub(super) async fn disconnect(
     // The list goes back to earlier grants of the same user: the newest belong together and to this one.
     let revocations = answer.body["revocations"].as_array().map(Vec::as_slice).unwrap_or_default();
     let newest = revocations.iter().filter_map(|revocation| revocation["created_at"].as_str()).max();
-    let told: Vec<_> = revocations
+    let mut told: Vec<_> = revocations
         .iter()
         .filter(|revocation| revocation["created_at"].as_str() == newest)
         .map(|revocation| json!({ "token": revocation["token_kind"], "state": revocation["state"] }))
         .collect();
+    told.sort_by_key(|revocation| revocation["token"] != "refresh");
     let connection = &answer.body["connection"];
     let status = json!({ "connection_id": connection["id"], "status": connection["status"], "revocations": told });
     Ok(reply(status, &[&answer.call]))
 }
 
 /// `GET /api/connections/{connection_id}`: how it stands. Asking changes nothing, so that a page may ask again and again.
-pub(super) async fn connection(
-    State(backend): Shared,
-    session: SignedIn,
-    Path(connection_id): Path<String>,
-) -> Reply {
+pub(super) async fn connection(State(backend): Shared, session: SignedIn, Path(connection_id): Path<String>) -> Reply {
     // An id has no slash and no dots: this one cannot lead to another address.
     if !connection_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
         return Err(Refusal::Unknown);

@@ -72,7 +72,8 @@ impl Browser {
         let target = page.url.join(&form.action)?;
         let mut fields = form.fields.clone();
         fields.push((button.0.to_owned(), button.1.to_owned()));
-        let request = self.http.post(target.clone()).header(ACCEPT, PAGES).header(ORIGIN, origin(&page.url)).form(&fields);
+        let request =
+            self.http.post(target.clone()).header(ACCEPT, PAGES).header(ORIGIN, origin(&page.url)).form(&fields);
         self.navigate(&target, request).await
     }
 
@@ -111,8 +112,7 @@ impl Browser {
     }
 
     async fn send(&mut self, url: &Url, mut request: RequestBuilder) -> anyhow::Result<Response> {
-        let cookies: Vec<_> =
-            self.cookies_for(url).map(|cookie| format!("{}={}", cookie.name, cookie.value)).collect();
+        let cookies: Vec<_> = self.cookies_for(url).map(|cookie| format!("{}={}", cookie.name, cookie.value)).collect();
         if !cookies.is_empty() {
             request = request.header(COOKIE, cookies.join("; "));
         }

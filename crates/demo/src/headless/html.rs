@@ -225,7 +225,9 @@ mod tests {
 
     #[test]
     fn a_broken_page_is_read_to_its_end() {
-        for broken in ["<", "<a", "<a b", "<a b=", "<a b=\"c", "a & b &; &#x; &#xfffffff;", "<>x", "</", "<!--", "<a =\">"] {
+        for broken in
+            ["<", "<a", "<a b", "<a b=", "<a b=\"c", "a & b &; &#x; &#xfffffff;", "<>x", "</", "<!--", "<a =\">"]
+        {
             let html = Html::read(broken);
             assert!(html.form().is_none(), "{broken}");
         }

@@ -11,13 +11,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use url::Url;
 
-use crate::{
-    application::USERS,
-    broker_api,
-    house::House,
-    registration::ConnectorKey,
-    screen,
-};
+use crate::{application::USERS, broker_api, house::House, registration::ConnectorKey, screen};
 use browser::{Browser, Page};
 use tell::{calls, shorten, step};
 
@@ -80,7 +74,8 @@ impl<'a> Walk<'a> {
         let (origin, relay) = (self.app.origin().ascii_serialization(), self.app.join("/relay")?);
         let start = json!({ "mode": "popup", "origin": origin, "return_url": relay });
         let started = self.post(&format!("{CONNECTOR}/flows"), &start).await?;
-        let flow = StartedFlow { id: text(&started, "flow_id")?, start_url: Url::parse(&text(&started, "start_url")?)? };
+        let flow =
+            StartedFlow { id: text(&started, "flow_id")?, start_url: Url::parse(&text(&started, "start_url")?)? };
         ensure!(
             flow.start_url.origin().ascii_serialization() == self.house.addresses.broker,
             "the start link leads to {}, not to the broker",
@@ -148,7 +143,10 @@ impl<'a> Walk<'a> {
         step("The window comes home and closes", &["it carries a one-use handle, and no token", &calls(&waiting)])?;
         let finished = self.post(&format!("flows/{}/finish", flow.id), &json!({ "handle": handle })).await?;
         ensure!(finished["connection_id"].is_string(), "finish answered without a connection");
-        step("The backend finishes for its user", &["only now is the code redeemed; the grant is stored sealed", &calls(&finished)])
+        step(
+            "The backend finishes for its user",
+            &["only now is the code redeemed; the grant is stored sealed", &calls(&finished)],
+        )
     }
 
     async fn fetch(&mut self) -> anyhow::Result<Shown> {
@@ -212,10 +210,7 @@ impl<'a> Walk<'a> {
         // Said again, it changes nothing and tells the outcome, token by token.
         let answer = self.post(&disconnect, &json!({})).await?;
         let told = tell::revocations(&answer);
-        ensure!(
-            answer["status"] == "revoked" && all_confirmed(&answer),
-            "the provider was not told: {told}"
-        );
+        ensure!(answer["status"] == "revoked" && all_confirmed(&answer), "the provider was not told: {told}");
         self.ask_provider(last)?;
         step("The provider is told", &[&format!("you see: {told}"), "its own ledger agrees: the grant has ended"])
     }

@@ -14,7 +14,7 @@ Exit status: 0 done, 1 failed, 2 wrong use, 3 not found, 4 not allowed,
 
 /// A token broker for connectors.
 #[derive(Debug, Parser)]
-#[command(name = "valetkey", version, about, after_help = EXAMPLES, max_term_width = 110)]
+#[command(name = "valetkey", bin_name = "valetkey", version, after_help = EXAMPLES, max_term_width = 110)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) common: Common,
@@ -24,6 +24,7 @@ pub(crate) struct Arguments {
 
 /// What every verb takes.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Options of every verb")]
 pub(crate) struct Common {
     /// The configuration; without it everything is as it is by default
     #[arg(long, global = true, value_name = "FILE")]
@@ -70,6 +71,15 @@ The first signal stops cleanly, within 25 seconds; the second one at once.")]
     /// Connections: the grants that are stored
     #[command(subcommand)]
     Connections(Connections),
+    /// Delete what is over, in every space, by the criteria of [retention]; a server does it every ten minutes
+    Purge {
+        /// Only say how much would be deleted
+        #[arg(long, required_unless_present = "yes")]
+        dry_run: bool,
+        /// Yes, now
+        #[arg(long, conflicts_with = "dry_run")]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -13,9 +13,13 @@ use url::form_urlencoded;
 use valetkey_broker::Broker;
 use valetkey_core::SpaceId;
 
-use super::failure::{Exit, Failure};
+use super::{
+    failure::{Exit, Failure},
+    output::Listing,
+};
 use crate::{
     Config, DataDirError, StartError,
+    error::chain,
     foundation::{Foundation, Means},
     server, socket,
 };
@@ -93,8 +97,12 @@ impl Client {
     }
 
     /// Asks for every object of a list, page by page.
-    pub(crate) async fn list(&mut self, path: &str, query: &[(&str, String)]) -> Result<Vec<Value>, Failure> {
-        let mut all = Vec::new();
+    pub(crate) async fn list(
+        &mut self,
+        path: &str,
+        query: &[(&str, String)],
+        mut listing: Listing,
+    ) -> Result<(), Failure> {
         let mut after: Option<String> = None;
         loop {
             let mut query = query.to_vec();
@@ -102,11 +110,11 @@ impl Client {
             query.extend(after.take().map(|after| ("after", after)));
             let mut page = self.get(path, &query).await?;
             if let Value::Array(items) = page["items"].take() {
-                all.extend(items);
+                listing.page(items)?;
             }
             match page["next"].as_str() {
                 Some(next) => after = Some(next.to_owned()),
-                None => return Ok(all),
+                None => return listing.end(),
             }
         }
     }
@@ -178,6 +186,6 @@ fn no_entry(config: &Config, error: &std::io::Error) -> Failure {
 }
 
 fn unreadable(error: impl std::error::Error) -> Failure {
-    let title = format!("the server did not answer as it should: {}", super::failure::chain(&error));
+    let title = format!("the server did not answer as it should: {}", chain(&error));
     Failure::local(Exit::TryLater, "no-answer", title)
 }

@@ -4,7 +4,7 @@ use std::{fmt::Write, process::ExitCode};
 
 use serde_json::{Value, json};
 
-use crate::{ConfigFaults, StartError};
+use crate::{ConfigFaults, StartError, error::chain};
 
 /// Exit statuses: part of the interface, listed in the help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +37,13 @@ pub(crate) struct Failure {
 impl Failure {
     /// A failure before or beside the API.
     pub(crate) fn local(exit: Exit, code: &str, title: impl Into<String>) -> Self {
-        let problem = json!({ "type": format!("/problems/{code}"), "title": title.into(), "code": code });
+        let problem = json!({ "title": title.into(), "code": code });
         Self { exit, problem, next: None }
+    }
+
+    /// Whoever reads has enough, as `head` does: nothing failed, and nothing more is to be said.
+    pub(crate) fn nobody_reads() -> Self {
+        Self { exit: Exit::Done, problem: Value::Null, next: None }
     }
 
     /// Says what to do next.
@@ -117,7 +122,12 @@ impl From<ConfigFaults> for Failure {
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         let exit = if error.may_pass() { Exit::TryLater } else { Exit::Failed };
-        Self::local(exit, "start-refused", chain(&error))
+        let failure = Self::local(exit, "start-refused", chain(&error));
+        match error {
+            StartError::Database(error) if error.is_unavailable() => failure
+                .with_next("see that the database server runs, and that database.url or database.url_file names it"),
+            _ => failure,
+        }
     }
 }
 
@@ -125,18 +135,4 @@ impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         Self::local(Exit::Failed, "input-output-failed", error.to_string())
     }
-}
-
-/// An error and its causes, each once.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            let _ = write!(text, ": {said}");
-        }
-        cause = error.source();
-    }
-    text
 }

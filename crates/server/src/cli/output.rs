@@ -7,12 +7,13 @@ use std::{
 };
 
 use serde::Serialize;
+use serde_json::Value;
 use valetkey_core::{Clock, SystemClock};
 
 use super::{
     arguments::Common,
-    failure::Failure,
-    table::{Look, Table},
+    failure::{Exit, Failure},
+    table::{Column, Look, Table},
 };
 use crate::Environment;
 
@@ -48,6 +49,11 @@ impl Output {
         print(&table.render(self.look, SystemClock::new().now()))
     }
 
+    /// A list that is printed as its pages come.
+    pub(crate) fn listing(self, columns: &'static [Column]) -> Listing {
+        Listing { output: self, columns, printed: false, kept: Vec::new() }
+    }
+
     /// Prints one value that is the whole answer, as a new key, or its object with `--json`.
     pub(crate) fn show_value<T: Serialize>(self, object: &T, value: &str) -> Result<(), Failure> {
         if self.json {
@@ -72,12 +78,56 @@ impl Output {
 
     /// Reports a failure, and gives the exit status for it.
     pub(crate) fn fail(self, failure: &Failure) -> ExitCode {
+        if failure.exit == Exit::Done {
+            return failure.exit.into();
+        }
         if self.json {
             complain(&failure.problem.to_string());
         } else {
             complain(&failure.to_text());
         }
         failure.exit.into()
+    }
+}
+
+/// A list on its way out. A pipe gets each page at once, so that a long list needs no room; a table is aligned, so it
+/// waits for the last one.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    output: Output,
+    columns: &'static [Column],
+    printed: bool,
+    kept: Vec<Value>,
+}
+
+impl Listing {
+    /// Takes a page.
+    pub(crate) fn page(&mut self, objects: Vec<Value>) -> Result<(), Failure> {
+        if self.output.json {
+            for object in &objects {
+                let text = serde_json::to_string_pretty(object).map_err(io::Error::other)?;
+                let before = if self.printed { ",\n" } else { "[\n" };
+                self.printed = true;
+                print(&format!("{before}{text}"))?;
+            }
+        } else if self.output.look == Look::Tabs {
+            self.printed |= !objects.is_empty();
+            let now = SystemClock::new().now();
+            print(&Table::of(self.columns, &objects).render(Look::Tabs, now))?;
+        } else {
+            self.kept.extend(objects);
+        }
+        Ok(())
+    }
+
+    /// There are no more pages.
+    pub(crate) fn end(self) -> Result<(), Failure> {
+        match (self.output.json, self.printed) {
+            (true, true) => print("\n]\n"),
+            (true, false) => print("[]\n"),
+            (false, true) => Ok(()),
+            (false, false) => self.output.show(&(), || Table::of(self.columns, &self.kept)),
+        }
     }
 }
 
@@ -92,8 +142,7 @@ pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<(), Failure> {
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // Whoever reads has enough, as `head` does.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::nobody_reads()),
         other => Ok(other?),
     }
 }

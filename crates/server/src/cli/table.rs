@@ -23,6 +23,8 @@ const SHORT: usize = 48;
 pub(crate) enum Kind {
     /// Text, numbers, lists.
     Plain,
+    /// Text that is never shortened.
+    Whole,
     /// An instant; in a short table, how long ago or until then.
     Time,
 }

@@ -11,17 +11,28 @@ pub(super) fn check(reader: &mut Reader, config: &Config, open_password: bool) -
     address(reader, config);
     proxies(reader, config);
     limits(reader, config);
-    if matches!(config.database, DatabaseConfig::Postgres { .. })
-        && matches!(config.keyring, KeyringConfig::File(_))
-        && !reader.is_given("keyring.file")
-    {
+    shared_key(reader, config);
+    notes(reader, config, open_password)
+}
+
+/// Replicas share one key, so none of them makes one.
+fn shared_key(reader: &mut Reader, config: &Config) {
+    let (DatabaseConfig::Postgres { .. }, KeyringConfig::File(path)) = (&config.database, &config.keyring) else {
+        return;
+    };
+    if !reader.is_given("keyring.file") {
         reader.fault(
             "keyring.key_file",
             "on PostgreSQL nothing says which key the replicas share",
             "make one with `openssl rand -base64 32` in a file of mode 0600, the same for every replica, and name it here",
         );
+    } else if !path.exists() {
+        reader.fault(
+            "keyring.file",
+            "there is no such key ring, and on PostgreSQL none is made: replicas would each have their own",
+            "name the one that belongs to the database, or use keyring.key_file",
+        );
     }
-    notes(reader, config, open_password)
 }
 
 fn address(reader: &mut Reader, config: &Config) {

@@ -190,24 +190,23 @@ pub(super) fn keyring(reader: &mut Reader, data_dir: &Path) -> KeyringConfig {
 }
 
 pub(super) fn outbound(reader: &mut Reader, data_dir: &Path) -> OutboundSettings {
+    let allow_networks = reader.read(
+        "outbound.allow_networks",
+        "networks that providers may be in although they are private",
+        Vec::new(),
+    );
+    let allow_http_hosts = reader.read(
+        "outbound.allow_http_hosts",
+        "hosts, as name or name:port, that may be reached over plain HTTP",
+        Vec::new(),
+    );
     let ca_files: Vec<PathBuf> = reader.read(
         "outbound.ca_files",
         "certificates of private authorities, PEM, beside those of the system",
         Vec::new(),
     );
-    OutboundSettings {
-        allow_networks: reader.read(
-            "outbound.allow_networks",
-            "networks that providers may be in although they are private",
-            Vec::new(),
-        ),
-        allow_http_hosts: reader.read(
-            "outbound.allow_http_hosts",
-            "hosts, as name or name:port, that may be reached over plain HTTP",
-            Vec::new(),
-        ),
-        ca_files: ca_files.iter().map(|file| data_dir.join(file)).collect(),
-    }
+    let ca_files = ca_files.iter().map(|file| data_dir.join(file)).collect();
+    OutboundSettings { allow_networks, allow_http_hosts, ca_files }
 }
 
 pub(super) fn providers(reader: &mut Reader, data_dir: &Path) -> Option<PathBuf> {

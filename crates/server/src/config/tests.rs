@@ -218,7 +218,7 @@ fn a_proxy_that_could_be_anybody_is_refused() {
 #[test]
 fn databases_are_sqlite_files_and_postgres_addresses() {
     let database = |url: &str| {
-        load(&format!("[database]\nurl = \"{url}\"\n[keyring]\nfile = \"k\"\n")).map(|loaded| loaded.config.database)
+        load(&format!("[database]\nurl = \"{url}\"\n[keyring]\nfile = \"/\"\n")).map(|loaded| loaded.config.database)
     };
     let path_of = |url: &str| match database(url).unwrap() {
         DatabaseConfig::Sqlite { path } => path,
@@ -246,12 +246,12 @@ fn databases_are_sqlite_files_and_postgres_addresses() {
 #[test]
 fn a_password_in_an_address_is_never_shown_and_is_worth_a_note() {
     let loaded =
-        load("[database]\nurl = \"postgres://valetkey:hunter2@db.internal/valetkey\"\n[keyring]\nfile = \"k\"\n")
+        load("[database]\nurl = \"postgres://valetkey:hunter2@db.internal/valetkey\"\n[keyring]\nfile = \"/\"\n")
             .unwrap();
     assert!(loaded.notes.iter().any(|note| note.contains("database.url_file")));
     assert!(!format!("{loaded:?}").contains("hunter2"));
     let hidden =
-        load("[database]\nurl = \"postgres://db.internal/valetkey?password=hunter2\"\n[keyring]\nfile = \"k\"\n")
+        load("[database]\nurl = \"postgres://db.internal/valetkey?password=hunter2\"\n[keyring]\nfile = \"/\"\n")
             .unwrap();
     assert!(!format!("{hidden:?}").contains("hunter2"));
 }
@@ -294,6 +294,10 @@ fn two_settings_for_one_thing_are_refused() {
 
 #[test]
 fn replicas_are_told_to_share_a_key() {
+    assert_eq!(
+        faulty("[database]\nurl = \"postgres://valetkey@db.internal/valetkey\"\n[keyring]\nfile = \"nowhere\"\n"),
+        ["keyring.file"]
+    );
     assert_eq!(faulty("[database]\nurl = \"postgres://valetkey@db.internal/valetkey\"\n"), ["keyring.key_file"]);
 }
 

@@ -194,10 +194,24 @@ impl Serving {
 
     /// A GET over the network: status and body.
     pub(crate) fn get(&self, path: &str, key: Option<&str>) -> (u16, String) {
+        let authorization = key.map_or_else(String::new, |key| format!("Authorization: Bearer {key}\r\n"));
+        self.ask(&format!("GET {path} HTTP/1.1\r\n{authorization}"), "")
+    }
+
+    /// A POST of lines of JSON over the network.
+    pub(crate) fn post_lines(&self, path: &str, key: &str, lines: &str) -> (u16, String) {
+        let length = lines.len();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nAuthorization: Bearer {key}\r\nContent-Type: application/x-ndjson\r\n\
+             Content-Length: {length}\r\n"
+        );
+        self.ask(&head, lines)
+    }
+
+    fn ask(&self, head: &str, body: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
-        let authorization = key.map_or_else(String::new, |key| format!("Authorization: Bearer {key}\r\n"));
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\n{authorization}Connection: close\r\n\r\n").unwrap();
+        write!(stream, "{head}Host: test\r\nConnection: close\r\n\r\n{body}").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let status = answer.split(' ').nth(1).unwrap().parse().unwrap();

@@ -32,10 +32,6 @@ const ADD: &[&str] = &[
     "https://app.example",
 ];
 
-fn add_connector(home: &Home) -> String {
-    home.run_with(ADD, &[], "planted-client-secret\n").ok().out.trim().to_owned()
-}
-
 #[test]
 fn a_key_is_printed_once_and_stored_as_a_hash() {
     both_ways(|home| {
@@ -86,6 +82,7 @@ fn lists_are_tabs_in_a_pipe_and_the_objects_of_the_api_as_json() {
     both_ways(|home| {
         let empty = home.run(&["keys", "list"]).ok();
         assert_eq!((empty.out.as_str(), empty.err.trim()), ("", "nothing found"));
+        assert_eq!(home.run(&["keys", "list", "--json"]).ok().json(), json!([]));
         home.run(&["keys", "create", "--name", "one", "--role", "app", "--role", "shared"]).ok();
         let text = home.run(&["keys", "list"]).ok().out;
         let fields: Vec<_> = text.trim_end_matches('\n').split('\t').collect();
@@ -106,6 +103,7 @@ fn a_list_longer_than_a_page_is_listed_to_its_end() {
         home.run(&["keys", "create", "--name", &format!("key {number}"), "--role", "app"]).ok();
     }
     assert_eq!(home.run(&["keys", "list"]).ok().out.lines().count(), 205);
+    assert_eq!(home.run(&["keys", "list", "--json"]).ok().json().as_array().unwrap().len(), 205);
     serving.stop();
 }
 
@@ -182,21 +180,78 @@ fn what_is_in_one_space_does_not_exist_for_another() {
     });
 }
 
+/// A server with a connector on loopback and a connection of each of two users.
+fn with_connections(home: &Home) -> Serving {
+    let serving = home.serve_with(&[
+        ("VALETKEY__OUTBOUND__ALLOW_HTTP_HOSTS", "[\"127.0.0.1\"]"),
+        ("VALETKEY__OUTBOUND__ALLOW_NETWORKS", "[\"127.0.0.0/8\"]"),
+    ]);
+    let add = [
+        "connectors",
+        "add",
+        "--name",
+        "Loopback",
+        "--provider",
+        "oauth2",
+        "--client-id",
+        "client",
+        "--authorization-endpoint",
+        "http://127.0.0.1:9/authorize",
+        "--token-endpoint",
+        "http://127.0.0.1:9/token",
+        "--return-url",
+        "https://app.example/connected",
+    ];
+    let connector = home.run(&add).ok().out.trim().to_owned();
+    let key = home.run(&["keys", "create", "--name", "admin", "--role", "admin"]).ok().out;
+    let lines: String = ["u-1", "u-2"]
+        .iter()
+        .map(|user| {
+            format!("{}\n", json!({ "connector_id": connector, "user_id": user, "access_token": "at-planted" }))
+        })
+        .collect();
+    let (status, report) = serving.post_lines("/v1/connections/import", key.trim(), &lines);
+    assert_eq!((status, report.matches("cxn_").count()), (200, 2), "{report}");
+    serving
+}
+
 #[test]
 fn bulk_revocation_stops_until_its_count_is_confirmed() {
-    both_ways(|home| {
-        let connector = add_connector(home);
-        let asked = home.run(&["connections", "revoke", "--connector", &connector]);
-        assert_eq!(asked.code, 5, "{asked:#?}");
-        assert!(asked.err.contains("--confirm 0"), "{}", asked.err);
-        let wrong = home.run(&["connections", "revoke", "--connector", &connector, "--confirm", "7"]);
-        assert_eq!(wrong.code, 5);
-        home.run(&["connections", "revoke", "--connector", &connector, "--dry-run"]).ok();
-        let done = home.run(&["connections", "revoke", "--connector", &connector, "--confirm", "0", "--json"]).ok();
-        assert_eq!(done.json(), json!({ "revoked": 0 }));
-        assert_eq!(home.run(&["connections", "revoke"]).code, 2, "everything is never meant by saying nothing");
-        assert_eq!(home.run(&["connections", "revoke", "--all"]).code, 5);
-    });
+    let home = Home::new();
+    let serving = with_connections(&home);
+    let revoke = |more: &[&str]| {
+        let arguments = [&["connections", "revoke", "--provider", "oauth2"], more].concat();
+        home.run(&arguments)
+    };
+    let asked = revoke(&[]);
+    assert_eq!((asked.code, asked.out.as_str()), (5, "oauth2\t2\n"), "{asked:#?}");
+    assert!(asked.err.contains("--confirm 2"), "{}", asked.err);
+    assert_eq!(revoke(&["--confirm", "1"]).code, 5);
+    assert_eq!(revoke(&["--dry-run"]).code, 0);
+    assert_eq!(home.run(&["connections", "revoke"]).code, 2, "everything is never meant by saying nothing");
+    assert_eq!(home.run(&["connections", "revoke", "--all"]).code, 5);
+    let active = || home.run(&["connections", "list", "--status", "active"]).ok().out.lines().count();
+    assert_eq!(active(), 2, "nothing was revoked so far");
+    assert_eq!(revoke(&["--confirm", "2", "--json"]).ok().json(), json!({ "revoked": 2 }));
+    assert_eq!(active(), 0);
+    let nothing = revoke(&[]).ok();
+    assert!(nothing.err.contains("no connection"), "{}", nothing.err);
+    serving.stop();
+}
+
+#[test]
+fn one_connection_is_revoked_by_its_id_once_somebody_says_yes() {
+    let home = Home::new();
+    let serving = with_connections(&home);
+    let of_user = home.run(&["connections", "list", "--user", "u-2", "--json"]).ok();
+    assert!(!of_user.out.contains("planted"), "{}", of_user.out);
+    let connection = of_user.json()[0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(home.run(&["connections", "revoke", &connection]).code, 5);
+    let revoked = home.run(&["connections", "revoke", &connection, "--yes", "--json"]).ok().json();
+    assert_eq!(revoked["connection"]["id"], connection.as_str());
+    let active = home.run(&["connections", "list", "--status", "active"]).ok().out;
+    assert!(active.contains("u-1") && !active.contains("u-2"), "{active}");
+    serving.stop();
 }
 
 #[test]
@@ -228,6 +283,16 @@ fn migrate_says_what_it_did_and_does_it_once() {
     let serving = home.serve();
     assert_eq!(home.run(&["migrate"]).code, 6);
     serving.stop();
+}
+
+#[test]
+fn purge_says_what_would_go_and_deletes_only_when_told() {
+    both_ways(|home| {
+        let counted = home.run(&["purge", "--dry-run"]).ok();
+        assert!(counted.out.contains("audit\t0"), "{counted:?}");
+        assert_eq!(home.run(&["purge"]).code, 2);
+        assert_eq!(home.run(&["purge", "--yes", "--json"]).ok().json()["flows"], 0);
+    });
 }
 
 #[test]

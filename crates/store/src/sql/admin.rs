@@ -179,7 +179,8 @@ statements! {
                AND (CAST($5 AS TEXT) IS NULL OR connection_id = $5) AND (CAST($6 AS TEXT) IS NULL OR flow_id = $6)
                AND (CAST($7 AS TEXT) IS NULL OR key_id = $7) AND (CAST($8 AS TEXT) IS NULL OR owner = $8)
                AND (CAST($9 AS BIGINT) IS NULL OR at >= $9) AND (CAST($10 AS BIGINT) IS NULL OR at < $10)
-             ORDER BY id DESC LIMIT $11"
+               AND (CAST($11 AS TEXT) IS NULL OR replace($11, connector_id, '') <> $11)
+             ORDER BY id DESC LIMIT $12"
         );
     }
     sqlite {

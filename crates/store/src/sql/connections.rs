@@ -12,17 +12,17 @@ macro_rules! columns {
 }
 pub(crate) use columns;
 
-/// Key, connector and connection in one read, so that revoking any of them holds for the next call everywhere.
-pub(crate) const ACCESS: &str = concat!(
-    "SELECT k.space_id AS key_space_id, k.name AS key_name, k.roles AS key_roles, k.connectors AS key_connectors, \
-     k.secret_hash AS key_secret_hash, k.created_at AS key_created_at, k.expires_at AS key_expires_at, \
-     k.revoked_at AS key_revoked_at, c.id AS found_connector_id, c.version AS connector_version, x.access_token, ",
-    columns!(),
-    " FROM api_keys k \
-     LEFT JOIN connectors c ON c.id = $2 AND c.space_id = k.space_id AND c.deleted_at IS NULL \
-     LEFT JOIN connections x ON x.connector_id = c.id AND x.owner = $3 AND x.label = $4 \
-     WHERE k.id = $1"
-);
+/// What a token call reads: the connection, and the revision that says whether key and connector are still what this
+/// process has in memory.
+pub(crate) const ACCESS: &str = "SELECT r.revision, x.id, x.status, x.reauth_reason, x.reauth_since, \
+     x.requested_scopes, x.granted_scopes, x.generation, x.token_type, x.access_token, \
+     x.refresh_token IS NOT NULL AS has_refresh_token, x.access_fingerprint, x.issued_at, x.expires_at, \
+     x.refresh_due_at, x.refreshing, x.rejected_at, x.created_at, x.updated_at \
+     FROM revisions r LEFT JOIN connections x ON x.connector_id = $1 AND x.owner = $2 AND x.label = $3 \
+     WHERE r.name = 'access'";
+
+/// Key or connector changed: every process reads them anew.
+pub(crate) const NEXT_REVISION: &str = "UPDATE revisions SET revision = revision + 1 WHERE name = 'access'";
 
 pub(crate) const FIND_AT: &str = concat!(
     "SELECT x.access_token, u.last_used_at, ",
@@ -105,6 +105,7 @@ pub(crate) const COUNT_SIBLINGS_OF_OWNER: &str = "SELECT CAST(COUNT(*) AS BIGINT
 #[cfg(test)]
 pub(crate) const ALL: &[(&str, &str)] = &[
     ("connections::ACCESS", ACCESS),
+    ("connections::NEXT_REVISION", NEXT_REVISION),
     ("connections::FIND_AT", FIND_AT),
     ("connections::FIND", FIND),
     ("connections::REFRESH_TOKEN", REFRESH_TOKEN),

@@ -27,12 +27,13 @@ pub(crate) const FIND_BY_STATE: &str = concat!("SELECT ", columns!(), " FROM flo
 pub(crate) const BIND: &str = "UPDATE flows SET browser_hash = $2, state_hash = $3, verifier = $4, nonce = $5 \
      WHERE id = $1 AND status = 'pending' AND expires_at > $6 AND (browser_hash IS NULL OR browser_hash = $7)";
 
-/// Consumes the state: of many callbacks at once, one changes the row.
+/// Consumes the state: of many callbacks at once, one changes the row. The hash stays, so that a reload is told that
+/// the answer was used already.
 pub(crate) const ACCEPT_CALLBACK: &str = "UPDATE flows SET status = $3, code = $4, kept = $5, handle_hash = $6, \
-     handle_expires_at = $7, confirm_hash = $8, state_hash = NULL \
+     handle_expires_at = $7, confirm_hash = $8 \
      WHERE id = $1 AND state_hash = $2 AND status = 'pending' AND expires_at > $9";
 
-pub(crate) const FAIL: &str = "UPDATE flows SET status = 'failed', failure = $3, ended_at = $4, state_hash = NULL, \
+pub(crate) const FAIL: &str = "UPDATE flows SET status = 'failed', failure = $3, ended_at = $4, \
      verifier = NULL, nonce = NULL, code = NULL, confirm_hash = NULL WHERE id = $1 AND status = $2";
 
 pub(crate) const BEGIN_FINISH: &str = "UPDATE flows SET status = 'finishing', lease_until = $4, confirm_hash = NULL \
@@ -46,7 +47,7 @@ pub(crate) const BEGIN_CONFIRM: &str = "UPDATE flows SET status = 'finishing', l
 pub(crate) const CONNECTED: &str = "UPDATE flows SET status = 'connected', connection_id = $2, ended_at = $3, \
      verifier = NULL, nonce = NULL, code = NULL WHERE id = $1 AND status = 'finishing'";
 
-pub(crate) const CANCEL: &str = "UPDATE flows SET status = 'cancelled', ended_at = $2, state_hash = NULL, \
+pub(crate) const CANCEL: &str = "UPDATE flows SET status = 'cancelled', ended_at = $2, \
      verifier = NULL, nonce = NULL, code = NULL, handle_hash = NULL, confirm_hash = NULL \
      WHERE id = $1 AND status IN ('pending', 'awaiting_confirm', 'awaiting_finish') AND expires_at > $2";
 

@@ -143,7 +143,8 @@ statements! {
             WHERE space_id = $1 AND (CAST($2 AS TEXT) IS NULL OR state = $2)
               AND (CAST($3 AS TEXT) IS NULL OR connector_id = $3) AND (CAST($4 AS TEXT) IS NULL OR connection_id = $4)
               AND (CAST($5 AS TEXT) IS NULL OR id > $5)
-            ORDER BY id LIMIT $6";
+              AND (CAST($6 AS TEXT) IS NULL OR replace($6, connector_id, '') <> $6)
+            ORDER BY id LIMIT $7";
         REVOCATION_COUNTS = "SELECT state, CAST(COUNT(*) AS BIGINT) FROM revocations GROUP BY state ORDER BY state";
         DUE_COUNTS = "SELECT CAST(COUNT(*) AS BIGINT) AS due,
                 CAST(COUNT(*) FILTER (WHERE due_at <= $2) AS BIGINT) AS overdue, MIN(due_at) AS oldest

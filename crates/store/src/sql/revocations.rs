@@ -3,10 +3,12 @@
 /// Local first: from this statement's commit on no token of these connections is served.
 pub(crate) const BEGIN_SQLITE: &str = "UPDATE connections SET status = 'revoking', reauth_reason = NULL, \
      reauth_since = NULL, refresh_due_at = NULL, updated_at = $2 WHERE status IN ('active', 'needs_reauth') \
-     AND space_id = $3 AND id IN (SELECT value ->> 'c' FROM json_each($1)) RETURNING id";
+     AND space_id = $3 AND id IN (SELECT value ->> 'c' FROM json_each($1)) \
+     RETURNING id, connector_id, owner";
 pub(crate) const BEGIN_POSTGRES: &str = "UPDATE connections SET status = 'revoking', reauth_reason = NULL, \
      reauth_since = NULL, refresh_due_at = NULL, updated_at = $2 WHERE status IN ('active', 'needs_reauth') \
-     AND space_id = $3 AND id IN (SELECT value ->> 'c' FROM json_array_elements(CAST($1 AS json))) RETURNING id";
+     AND space_id = $3 AND id IN (SELECT value ->> 'c' FROM json_array_elements(CAST($1 AS json))) \
+     RETURNING id, connector_id, owner";
 
 /// The sealed bytes move as they are: they stay bound to the connection and the generation they were sealed for.
 pub(crate) const QUEUE_REFRESH_SQLITE: &str = "INSERT INTO revocations (id, space_id, connection_id, connector_id, \
@@ -68,6 +70,10 @@ pub(crate) const CLAIM_POSTGRES: &str = "UPDATE revocations SET next_try_at = $2
      RETURNING id, space_id, connection_id, connector_id, owner, label, generation, token_kind, token, sealed_in, \
      reason, state, outcome, tries, next_try_at, created_at, updated_at";
 
+/// Two revocations of one connection that end at once must see each other's end: the second waits here for the first.
+pub(crate) const LOCK_CONNECTION: &str =
+    "UPDATE connections SET updated_at = updated_at WHERE id = $1 AND status = 'revoking'";
+
 pub(crate) const END: &str = "UPDATE revocations SET state = $2, outcome = $3, next_try_at = NULL, token = NULL, \
      updated_at = $4 WHERE id = $1 AND state = 'queued'";
 
@@ -84,6 +90,7 @@ pub(crate) const LIVE_OF_CONNECTOR: &str = "SELECT id FROM connections WHERE con
 #[cfg(test)]
 pub(crate) const ALL: &[(&str, &str)] = &[
     ("revocations::INSERT", INSERT),
+    ("revocations::LOCK_CONNECTION", LOCK_CONNECTION),
     ("revocations::END", END),
     ("revocations::RETRY", RETRY),
     ("revocations::CONNECTION_OVER", CONNECTION_OVER),

@@ -117,11 +117,14 @@ async fn revocations_are_listed_and_counted() {
             listed.iter().map(|revocation| revocation.id).collect::<Vec<_>>()
         };
         let all = RevocationFilter::default();
-        assert_eq!(list(all, None).await, [queued, confirmed]);
-        assert_eq!(list(all, Some(queued)).await, [confirmed]);
-        assert_eq!(list(RevocationFilter { state: Some(RevocationState::Queued), ..all }, None).await, [queued]);
-        assert_eq!(list(RevocationFilter { connection_id: Some(two), ..all }, None).await, [confirmed]);
-        let filter = RevocationFilter { connector_id: Some(connector.id), ..all };
+        assert_eq!(list(all.clone(), None).await, [queued, confirmed]);
+        assert_eq!(list(all.clone(), Some(queued)).await, [confirmed]);
+        assert_eq!(
+            list(RevocationFilter { state: Some(RevocationState::Queued), ..all.clone() }, None).await,
+            [queued]
+        );
+        assert_eq!(list(RevocationFilter { connection_id: Some(two), ..all.clone() }, None).await, [confirmed]);
+        let filter = RevocationFilter { connector_id: Some(connector.id), ..all.clone() };
         assert_eq!(list(filter, None).await, [queued, confirmed]);
         let counts = store.revocation_counts().await.unwrap();
         assert_eq!(counts, [(RevocationState::Confirmed, 1), (RevocationState::Queued, 1)]);

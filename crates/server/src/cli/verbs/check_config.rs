@@ -11,18 +11,19 @@ use super::Context;
 use crate::{
     Config, ConfigFault, ConfigFaults, LoadedConfig,
     cli::{
-        failure::{Failure, chain},
+        failure::Failure,
         table::{Column, Kind, Table},
     },
     config::KeyringConfig,
     data_dir,
+    error::chain,
 };
 
 const COLUMNS: &[Column] = &[
     ("SETTING", "name", Kind::Plain),
-    ("VALUE", "value", Kind::Plain),
-    ("FROM", "origin", Kind::Plain),
-    ("MEANING", "meaning", Kind::Plain),
+    ("VALUE", "value", Kind::Whole),
+    ("FROM", "origin", Kind::Whole),
+    ("MEANING", "meaning", Kind::Whole),
 ];
 
 pub(super) fn check_config(context: &Context) -> Result<(), Failure> {

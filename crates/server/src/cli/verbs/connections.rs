@@ -50,10 +50,9 @@ impl Filter {
 
 pub(super) async fn list(context: &Context, filter: &Filter) -> Result<(), Failure> {
     let mut client = context.client("connections list").await?;
-    let connections = client.list("/v1/connections", &filter.members()).await;
+    let listed = client.list("/v1/connections", &filter.members(), context.output.listing(COLUMNS)).await;
     client.close().await;
-    let connections = connections?;
-    context.output.show(&connections, || Table::of(COLUMNS, &connections))
+    listed
 }
 
 pub(super) async fn revoke(context: &Context, revoke: RevokeConnections) -> Result<(), Failure> {
@@ -109,6 +108,13 @@ async fn many(
     let filter: Map<String, Value> = members.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
     let plan = client.post("/v1/connections/revoke", &json!({ "dry_run": true, "filter": filter })).await?;
     let count = plan["count"].as_i64().unwrap_or_default();
+    if count == 0 && revoke.confirm.is_none_or(|said| said == 0) {
+        if context.common.json {
+            print_json(&plan)?;
+        }
+        context.output.tell("no connection that is not revoked already matches");
+        return Ok(());
+    }
     let confirmed = revoke.confirm == Some(count);
     if !confirmed {
         show_plan(context, &plan)?;

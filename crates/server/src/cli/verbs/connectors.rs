@@ -13,7 +13,7 @@ use super::Context;
 use crate::cli::{
     arguments::AddConnector,
     failure::{Exit, Failure},
-    table::{Column, Kind, Table},
+    table::{Column, Kind},
 };
 
 const COLUMNS: &[Column] = &[
@@ -50,10 +50,9 @@ pub(super) async fn add(context: &Context, new: AddConnector) -> Result<(), Fail
 
 pub(super) async fn list(context: &Context) -> Result<(), Failure> {
     let mut client = context.client("connectors list").await?;
-    let connectors = client.list("/v1/connectors", &[]).await;
+    let listed = client.list("/v1/connectors", &[], context.output.listing(COLUMNS)).await;
     client.close().await;
-    let connectors = connectors?;
-    context.output.show(&connectors, || Table::of(COLUMNS, &connectors))
+    listed
 }
 
 /// The body of `POST /v1/connectors`: what the file says, and what flags say over it.

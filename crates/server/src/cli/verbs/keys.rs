@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use valetkey_core::{Clock, KeyId, SystemClock};
 
 use super::Context;
@@ -10,7 +10,7 @@ use crate::cli::{
     arguments::CreateKey,
     failure::{Exit, Failure},
     output::print_json,
-    table::{Column, Kind, Table},
+    table::{Column, Kind},
 };
 
 const COLUMNS: &[Column] = &[
@@ -46,10 +46,9 @@ pub(super) async fn create(context: &Context, new: CreateKey) -> Result<(), Fail
 
 pub(super) async fn list(context: &Context) -> Result<(), Failure> {
     let mut client = context.client("keys list").await?;
-    let keys = client.list("/v1/keys", &[]).await;
+    let listed = client.list("/v1/keys", &[], context.output.listing(COLUMNS)).await;
     client.close().await;
-    let keys: Vec<Value> = keys?;
-    context.output.show(&keys, || Table::of(COLUMNS, &keys))
+    listed
 }
 
 pub(super) async fn revoke(context: &Context, id: KeyId, yes: bool) -> Result<(), Failure> {

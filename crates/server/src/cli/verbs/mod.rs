@@ -5,6 +5,7 @@ mod connections;
 mod connectors;
 mod keys;
 mod migrate;
+mod purge;
 mod serve;
 mod spaces;
 
@@ -44,9 +45,10 @@ impl Context {
         Client::open(&config, self.common.space.clone(), holder).await
     }
 
-    /// A verb that ends at once says only what is wrong.
+    /// A verb that ends at once says only what is wrong, and to a program nothing beside its answer.
     fn log_warnings(&self) {
-        telemetry::start(&LogConfig { format: LogFormat::Text, level: "warn".to_owned() }, &self.environment);
+        let level = if self.common.json { "off" } else { "warn" };
+        telemetry::start(&LogConfig { format: LogFormat::Text, level: level.to_owned() }, &self.environment);
     }
 }
 
@@ -67,5 +69,6 @@ pub(super) async fn run(arguments: Arguments, environment: Environment, output: 
         Verb::Connectors(Connectors::List) => connectors::list(&context).await,
         Verb::Connections(Connections::List { filter }) => connections::list(&context, &filter).await,
         Verb::Connections(Connections::Revoke(revoke)) => connections::revoke(&context, revoke).await,
+        Verb::Purge { dry_run, .. } => purge::purge(&context, dry_run).await,
     }
 }

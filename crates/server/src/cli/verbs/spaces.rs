@@ -6,7 +6,7 @@ use valetkey_core::SpaceId;
 use super::Context;
 use crate::cli::{
     failure::Failure,
-    table::{Column, Kind, Table},
+    table::{Column, Kind},
 };
 
 const COLUMNS: &[Column] = &[("SPACE", "id", Kind::Plain), ("CREATED", "created_at", Kind::Time)];
@@ -21,8 +21,7 @@ pub(super) async fn create(context: &Context, name: &SpaceId) -> Result<(), Fail
 
 pub(super) async fn list(context: &Context) -> Result<(), Failure> {
     let mut client = context.client("spaces list").await?;
-    let spaces = client.list("/v1/spaces", &[]).await;
+    let listed = client.list("/v1/spaces", &[], context.output.listing(COLUMNS)).await;
     client.close().await;
-    let spaces = spaces?;
-    context.output.show(&spaces, || Table::of(COLUMNS, &spaces))
+    listed
 }
