@@ -41,6 +41,14 @@ pub struct ImportReport {
     pub generation: i64,
 }
 
+/// What a provider's own answer has to be like, too, to be believed (RFC 6749, appendix A.12).
+fn is_token(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    (1..=16 * 1024).contains(&bytes.len())
+        && bytes.iter().all(|byte| (0x20..=0x7e).contains(byte))
+        && text.trim() == text
+}
+
 impl Broker {
     /// Imports one grant. Without an access token its first refresh is due at once.
     pub async fn import(&self, caller: &Caller, line: &ImportLine) -> Result<ImportReport, BrokerError> {
@@ -57,6 +65,11 @@ impl Broker {
         }
         if line.access_token.is_none() && line.refresh_token.is_none() {
             faults.push(Fault::new("refresh_token", "or access_token is required"));
+        }
+        for (field, token) in [("access_token", &line.access_token), ("refresh_token", &line.refresh_token)] {
+            if token.as_ref().is_some_and(|token| !is_token(token.expose())) {
+                faults.push(Fault::new(field, "has 1 to 16384 printable ASCII characters, and no space at its ends"));
+            }
         }
         if !faults.is_empty() {
             return Err(BrokerError::Invalid(faults));

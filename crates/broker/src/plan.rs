@@ -75,7 +75,14 @@ impl Broker {
         expected_count: i64,
     ) -> Result<BulkRevoked, BrokerError> {
         require(caller, Operation::BulkRevoke)?;
-        let plan = self.store().find_plan(&caller.space, id).await?.ok_or(BrokerError::NotFound(Resource::Plan))?;
+        let plan = self.store().find_plan(&caller.space, id).await?;
+        // A plan that reaches connectors which do not exist for the caller does not exist for it either.
+        let plan = plan.filter(|plan| match (&caller.connectors, plan.only()) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(named), Some(planned)) => planned.iter().all(|connector| named.contains(connector)),
+        });
+        let plan = plan.ok_or(BrokerError::NotFound(Resource::Plan))?;
         let now = self.now();
         if plan.expires_at <= now {
             return Err(BrokerError::PlanOver);

@@ -1,6 +1,6 @@
 //! Purge: what is over is deleted, each kind by its own criteria, with a dry run.
 
-use valetkey_core::{Actor, RevocationReason};
+use valetkey_core::{Action, Actor, RevocationReason, SpaceId};
 
 use crate::{Broker, BrokerError};
 
@@ -34,10 +34,12 @@ impl Broker {
         let store = self.store();
         let now = self.now();
         let keep = &self.inner.parts.settings.retention;
+        let purged = |space: &SpaceId, subject| self.event(space, Actor::System, Action::ConnectionPurged, subject);
+        let revoked_before = now.minus(keep.revoked_connections);
         let mut report = PurgeReport {
             flows_expired: store.expire_flows(now, dry_run).await?,
             flows: store.purge_flows(now.minus(keep.flows), dry_run).await?,
-            revoked_connections: store.purge_revoked_connections(now.minus(keep.revoked_connections), dry_run).await?,
+            revoked_connections: store.purge_revoked_connections(revoked_before, dry_run, &purged).await?,
             unused_connections: 0,
             attempts: store.purge_attempts(now.minus(keep.attempts), dry_run).await?,
             revocations: store.purge_revocations(now.minus(keep.revocations), dry_run).await?,

@@ -215,8 +215,9 @@ impl Check<'_> {
 
     fn requests(&mut self) {
         let profile = self.profile;
-        let tables: [(&str, &BTreeMap<String, String>); 4] = [
+        let tables: [(&str, &BTreeMap<String, String>); 5] = [
             ("authorize.params", &profile.authorize.params),
+            ("authorize.offline_params", &profile.authorize.offline_params),
             ("exchange.params", &profile.exchange.params),
             ("refresh.params", &profile.refresh.params),
             ("client_credentials.params", &profile.client_credentials.params),

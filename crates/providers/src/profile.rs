@@ -172,6 +172,8 @@ pub struct Authorize {
     pub source: Option<Source>,
     /// Further parameters.
     pub params: BTreeMap<String, String>,
+    /// Further parameters of a request that asks for the scope `offline_access` (OpenID Connect Core, section 11).
+    pub offline_params: BTreeMap<String, String>,
     /// What stands between scopes, in requests and answers.
     pub scope_separator: String,
     /// The parameter that carries the scopes.
@@ -189,6 +191,7 @@ impl Default for Authorize {
         Self {
             source: None,
             params: BTreeMap::new(),
+            offline_params: BTreeMap::new(),
             scope_separator: " ".to_owned(),
             scope_param: "scope".to_owned(),
             extra_scopes: Vec::new(),

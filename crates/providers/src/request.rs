@@ -50,7 +50,8 @@ pub(crate) fn authorization_url(
     if let (Some(param), Some(hint)) = (&authorize.login_hint_param, request.login_hint) {
         building = building.add_extra_param(param.as_str(), hint);
     }
-    for (name, value) in &authorize.params {
+    let offline = scopes.contains(&"offline_access").then_some(&authorize.offline_params);
+    for (name, value) in authorize.params.iter().chain(offline.into_iter().flatten()) {
         building = building.add_extra_param(name.as_str(), value.as_str());
     }
     Ok(building.url().0)

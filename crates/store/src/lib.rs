@@ -42,7 +42,7 @@ pub use flows::{AcceptedCallback, Bind, FlowCaps, FlowRecord, Proof, Redemption,
 pub use instance::Unlock;
 pub use lists::{ConnectionCount, ConnectionFilter, DueCounts, RevocationFilter};
 pub use plans::Plan;
-pub use purge::PURGE_BATCH;
+pub use purge::{PURGE_BATCH, PurgeEvent};
 pub use revocations::{ClaimedRevocation, ToRevoke};
 pub use rows::StoredConnection;
 pub use store::TokenStore;

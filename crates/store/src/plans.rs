@@ -64,6 +64,13 @@ fn with_plan(event: &AuditEvent, id: PlanId, count: u64) -> AuditEvent {
     event
 }
 
+impl Plan {
+    /// The connectors that existed for whoever made it; `None` for all of the space.
+    pub fn only(&self) -> Option<&[ConnectorId]> {
+        self.only.as_deref()
+    }
+}
+
 impl TokenStore {
     /// Freezes the live connections (`active` and `needs_reauth`) that match now. The event is written with the plan's
     /// id and count in its detail.

@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
-use valetkey_core::{ConnectionId, Entropy, EventId, RevocationId, Timestamp};
+use valetkey_core::{AuditEvent, ConnectionId, Entropy, EventId, Owner, RevocationId, SpaceId, Subject, Timestamp};
 
 use crate::{
     StoreError, TokenStore,
+    audit::write_audits,
     db::{Tx, on_db, on_db_write, on_tx},
     rows::{parse, to_json},
     sql,
@@ -30,6 +31,29 @@ impl Entropy for Zero {
     }
 }
 
+/// Makes the audit event of a purged connection.
+pub type PurgeEvent<'a> = dyn Fn(&SpaceId, Subject) -> AuditEvent + Sync + 'a;
+
+/// A connection that was deleted.
+#[derive(Debug, sqlx::FromRow)]
+struct PurgedRow {
+    id: String,
+    space_id: String,
+    connector_id: String,
+    owner: String,
+}
+
+impl PurgedRow {
+    fn subject(&self) -> Result<Subject, StoreError> {
+        Ok(Subject {
+            connection_id: Some(parse("connections", "id", &self.id, &self.id)?),
+            connector_id: Some(parse("connections", "connector_id", &self.id, &self.connector_id)?),
+            owner: Owner::from_key(&self.owner),
+            ..Subject::default()
+        })
+    }
+}
+
 impl TokenStore {
     /// Deletes flows that ended before `ended_before`.
     pub async fn purge_flows(&self, ended_before: Timestamp, dry_run: bool) -> Result<u64, StoreError> {
@@ -43,14 +67,20 @@ impl TokenStore {
     }
 
     /// Deletes connections that were revoked before `before` and wait for no revocation, with all that hangs on them.
-    pub async fn purge_revoked_connections(&self, before: Timestamp, dry_run: bool) -> Result<u64, StoreError> {
+    /// `event` makes the audit event of each.
+    pub async fn purge_revoked_connections(
+        &self,
+        before: Timestamp,
+        dry_run: bool,
+        event: &PurgeEvent<'_>,
+    ) -> Result<u64, StoreError> {
         let bound = ConnectionId::new(before, &Zero).to_string();
         if dry_run {
             return self.count_bounded(sql::lists::COUNT_OLD_REVOKED, before, &bound).await;
         }
         let mut tx = self.db.begin_write().await?;
-        let purged: Vec<String> = on_tx!(&mut tx, |connection| {
-            sqlx::query_scalar(sql::lists::PURGE_REVOKED)
+        let purged: Vec<PurgedRow> = on_tx!(&mut tx, |connection| {
+            sqlx::query_as(sql::lists::PURGE_REVOKED)
                 .bind(before.as_millis())
                 .bind(bound.as_str())
                 .bind(PURGE_BATCH)
@@ -60,7 +90,7 @@ impl TokenStore {
         if purged.is_empty() {
             return Ok(0);
         }
-        let ids = to_json(&purged);
+        let ids = to_json(&purged.iter().map(|row| row.id.as_str()).collect::<Vec<_>>());
         match &mut tx {
             Tx::Sqlite(transaction) => {
                 for text in
@@ -79,9 +109,15 @@ impl TokenStore {
                 }
             }
         }
+        let mut events = Vec::with_capacity(purged.len());
+        for row in &purged {
+            let space = parse("connections", "space_id", &row.id, &row.space_id)?;
+            events.push(event(&space, row.subject()?));
+        }
+        write_audits(&mut tx, &events).await?;
         tx.commit().await?;
-        for id in &purged {
-            self.cache.forget_connection(parse("connections", "id", id, id)?);
+        for id in events.iter().filter_map(|event| event.subject.connection_id) {
+            self.cache.forget_connection(id);
         }
         Ok(u64::try_from(purged.len()).unwrap_or(u64::MAX))
     }
@@ -121,14 +157,14 @@ impl TokenStore {
     /// Deletes plans that lapsed a day before `now`, members first; counts rows of both.
     pub async fn purge_plans(&self, now: Timestamp, dry_run: bool) -> Result<u64, StoreError> {
         let before = now.minus(PLAN_GRACE);
-        let members = self.purge(sql::lists::COUNT_OLD_PLANS, sql::lists::PURGE_MEMBERS, before, dry_run).await?;
+        let counted = self.purge(sql::lists::COUNT_OLD_PLANS, sql::lists::PURGE_MEMBERS, before, dry_run).await?;
         if dry_run {
-            return Ok(members);
+            return Ok(counted);
         }
         let plans = on_db_write!(&self.db, |pool| {
             sqlx::query(sql::lists::PURGE_PLANS).bind(before.as_millis()).execute(pool).await?.rows_affected()
         });
-        Ok(members + plans)
+        Ok(plans)
     }
 
     async fn purge(

@@ -32,7 +32,7 @@ engine_tests! {
         let location = browser.open(&started.start_url).await;
         let callback = browser.consent(&location).await;
         cancel(&app, &started.flow_id).await.expect(204).done();
-        let page = browser.get(&callback).await;
+        let page = browser.get(&callback).await.expect_failure(200, "flow-cancelled");
         assert!(Home::find(&page).is_none_or(|home| home.handle.is_none()));
         assert_eq!(app.flow_status(&connector, &started.flow_id).await.0, "cancelled");
     }

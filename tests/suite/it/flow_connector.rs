@@ -137,8 +137,8 @@ engine_tests! {
             let callback = browser.consent(&location).await;
             if steps == 1 {
                 delete().await;
-                let page = browser.get(&callback).await;
-                assert!(page.status >= 400 && Home::find(&page).is_none(), "{} {}", page.status, page.html);
+                let page = browser.get(&callback).await.expect_failure(409, "connector-changed");
+                assert!(Home::find(&page).is_none(), "{}", page.html);
                 continue;
             }
             let home = browser.come_home(&callback).await;

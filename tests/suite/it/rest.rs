@@ -2,7 +2,16 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a helper that fails, fails its test")]
 
+mod audit;
+mod bulk;
+mod imports;
+mod jobs;
+mod limits;
+mod peers;
+mod problems;
 mod recovery;
+mod restart;
+mod roles;
 mod refresh_classes;
 mod refresh_clients;
 mod refresh_faults;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::{
     body::{Body, Bytes},
     extract::{FromRequest, Request},
-    http::{HeaderMap, header},
+    http::{HeaderMap, HeaderValue, header},
 };
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
@@ -74,7 +74,10 @@ async fn collect(body: Body, limit: usize) -> Result<Bytes, Problem> {
 }
 
 fn too_large(limit: usize) -> Problem {
-    Problem::with(ProblemCode::BodyTooLarge, format!("At most {limit} bytes are read.")).member("limit", limit)
+    Problem::with(ProblemCode::BodyTooLarge, format!("At most {limit} bytes are read."))
+        .member("limit", limit)
+        // The rest of the body is never read: the next request needs another connection.
+        .header(header::CONNECTION, HeaderValue::from_static("close"))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -88,6 +91,9 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 /// Parses JSON; a refusal never repeats a value, which may be a secret in the wrong field.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    if is_list(bytes) {
+        return Err(Problem::fault(ProblemCode::WrongType, "", "expected an object"));
+    }
     let error = match serde_json::from_slice(bytes) {
         Ok(value) => return Ok(value),
         Err(error) => error,
@@ -99,6 +105,11 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         // Read a second time, slower, to learn where.
         Category::Data => Err(explain::<T>(bytes)),
     }
+}
+
+/// Whether a text is a JSON list, which would be read as an object's values in the order of their declaration.
+fn is_list(bytes: &[u8]) -> bool {
+    bytes.trim_ascii_start().first() == Some(&b'[') && serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok()
 }
 
 fn explain<T: DeserializeOwned>(bytes: &[u8]) -> Problem {
@@ -213,6 +224,16 @@ mod tests {
             assert_eq!(value["code"], "malformed-json", "{body}");
             assert!(value["line"].is_u64() && value["column"].is_u64());
         }
+    }
+
+    #[test]
+    fn a_list_is_not_read_as_an_object_without_names() {
+        for body in [r#"["a",["planted"]]"#, "[]", " [ 1 ]"] {
+            let value = refused(body);
+            assert_eq!(value["code"], "wrong-type", "{body}");
+            assert!(!value.to_string().contains("planted"));
+        }
+        assert_eq!(refused("[1")["code"], "malformed-json");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Reads as much of a page as a person needs who has no screen: headings, forms, attributes by id.
 
-/// A start tag with its attributes, and the text up to the next tag.
+/// A start tag with its attributes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tag {
     pub(super) name: String,
@@ -8,7 +8,7 @@ pub(super) struct Tag {
 }
 
 impl Tag {
-    /// The value of an attribute, empty if it has none.
+    /// The value of an attribute; empty where it stands alone.
     pub(super) fn attribute(&self, name: &str) -> Option<&str> {
         self.attributes.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
     }

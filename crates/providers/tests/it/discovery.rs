@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use valetkey_core::{Connector, ManualClock, RotationClass};
-use valetkey_providers::{AuthorizationServer, DiscoveryFault, ProviderError, TokenOutcome};
+use valetkey_core::{Connector, ManualClock, RotationClass, Secret};
+use valetkey_providers::{AuthorizationRequest, AuthorizationServer, DiscoveryFault, ProviderError, TokenOutcome};
 
 use crate::support::{Act, Server, connector, loopback, provider, provider_at, refresh};
 
@@ -177,4 +177,25 @@ async fn what_answers_show_moves_an_unknown_class() {
     let mut google = crate::support::connector("google");
     google.observed_rotation.rotated = true;
     assert_eq!(provider.facts(&google).await.unwrap().rotation, RotationClass::StrictWide);
+}
+
+/// OpenID Connect Core, section 11: without `prompt=consent` a request for offline access brings no refresh token.
+#[tokio::test]
+async fn offline_access_is_asked_for_with_consent() {
+    let server = Server::with_script(|origin| vec![document(origin, "")]).await;
+    let provider = provider(&server);
+    for (scopes, prompt) in [(&["openid"][..], None), (&["openid", "offline_access"][..], Some("consent"))] {
+        let scopes: Vec<String> = scopes.iter().map(|scope| (*scope).to_owned()).collect();
+        let request = AuthorizationRequest {
+            redirect_uri: "https://vk.example/oauth/callback/ctr_1",
+            state: &Secret::from("state-1"),
+            verifier: &Secret::from("v".repeat(43)),
+            nonce: &Secret::from("nonce-1"),
+            scopes: &scopes,
+            login_hint: None,
+        };
+        let url = provider.authorization_url(&at(&server), &request).await.unwrap();
+        let found = url.query_pairs().find(|(name, _)| name == "prompt").map(|(_, value)| value.into_owned());
+        assert_eq!(found.as_deref(), prompt);
+    }
 }

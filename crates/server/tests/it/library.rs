@@ -1,8 +1,10 @@
 //! The server as tests, demonstrations and benchmarks start it.
 
 use std::{
+    fs,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
+    os::unix::fs::MetadataExt,
     sync::Arc,
     time::Duration,
 };
@@ -50,6 +52,17 @@ async fn a_stopped_server_lets_go_of_everything_and_can_be_started_again() {
     assert!(server.stop().await);
     assert!(TcpStream::connect(address).is_err());
     assert!(Server::start(config).await.unwrap().stop().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_private_even_where_nobody_set_the_umask() {
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start(Config::local(home.path().join("data"))).await.unwrap();
+    for entry in fs::read_dir(server.data_dir()).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().mode() & 0o777, 0o600, "{}", entry.path().display());
+    }
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -89,7 +89,15 @@ impl Home {
         let mut child = command.spawn().unwrap();
         // A verb that reads nothing may be gone before all is written.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-        let output = child.wait_with_output().unwrap();
+        let id = Pid::from_child(&child);
+        let (sender, ended) = channel();
+        // Ends with the child.
+        std::thread::spawn(move || sender.send(child.wait_with_output()));
+        let Ok(output) = ended.recv_timeout(LIMIT) else {
+            let _ = kill_process(id, Signal::KILL);
+            panic!("valetkey {arguments:?} does not end");
+        };
+        let output = output.unwrap();
         Run {
             code: output.status.code().unwrap_or(-1),
             out: String::from_utf8(output.stdout).unwrap(),

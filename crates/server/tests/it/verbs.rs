@@ -204,12 +204,8 @@ fn with_connections(home: &Home) -> Serving {
     ];
     let connector = home.run(&add).ok().out.trim().to_owned();
     let key = home.run(&["keys", "create", "--name", "admin", "--role", "admin"]).ok().out;
-    let lines: String = ["u-1", "u-2"]
-        .iter()
-        .map(|user| {
-            format!("{}\n", json!({ "connector_id": connector, "user_id": user, "access_token": "at-planted" }))
-        })
-        .collect();
+    let line = |user| json!({ "connector_id": connector, "user_id": user, "access_token": "at-planted" }).to_string();
+    let lines = ["u-1", "u-2"].map(line).join("\n");
     let (status, report) = serving.post_lines("/v1/connections/import", key.trim(), &lines);
     assert_eq!((status, report.matches("cxn_").count()), (200, 2), "{report}");
     serving

@@ -121,7 +121,7 @@ statements! {
         DELETE_CONNECTOR = "UPDATE connectors SET deleted_at = $3, updated_at = $3, version = version + 1
             WHERE space_id = $1 AND id = $2 AND deleted_at IS NULL";
         END_CONNECTOR_FLOWS = "UPDATE flows SET status = 'failed', failure = 'connector_changed', ended_at = $2,
-                state_hash = NULL, verifier = NULL, nonce = NULL, code = NULL, confirm_hash = NULL
+                verifier = NULL, nonce = NULL, code = NULL, confirm_hash = NULL
             WHERE connector_id = $1 AND status IN ('pending', 'awaiting_confirm', 'awaiting_finish', 'finishing')";
         CONNECTOR_IN_USE = "SELECT EXISTS (SELECT 1 FROM flows WHERE connector_id = $1)
             OR EXISTS (SELECT 1 FROM connections WHERE connector_id = $1)";

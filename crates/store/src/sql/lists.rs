@@ -179,7 +179,7 @@ statements! {
         COUNT_OLD_REVOKED = count!("connections x", old_revoked!());
         PURGE_REVOKED = concat!(
             "DELETE FROM connections WHERE status = 'revoked' AND id IN (SELECT x.id FROM connections x WHERE ",
-            old_revoked!(), " ORDER BY x.id LIMIT $3) RETURNING id"
+            old_revoked!(), " ORDER BY x.id LIMIT $3) RETURNING id, space_id, connector_id, owner"
         );
         /// Nothing has happened to them since $1, and nothing but their owner can renew them.
         UNUSED_CONNECTIONS = "SELECT x.id FROM connections x LEFT JOIN connection_usage u ON u.connection_id = x.id

@@ -1,10 +1,10 @@
 //! The purge.
 
-use valetkey_core::{Action, AuditEvent, ConnectionId, EventId, PlanId, SystemEntropy, Timestamp};
+use valetkey_core::{Action, AuditEvent, ConnectionId, EventId, PlanId, SpaceId, SystemEntropy, Timestamp};
 
 use super::{
     rows::{Row, put_attempt, put_flow, put_revocation},
-    support::{at, day, each_store, event, number, put_connector, run, space},
+    support::{at, day, each_store, event, events, number, put_connector, run, space},
 };
 use crate::{AuditFilter, ConnectionFilter, PURGE_BATCH, TokenStore, Use};
 
@@ -68,10 +68,17 @@ async fn revoked_connections_go_with_all_that_hangs_on_them() {
         let uses: Vec<Use> =
             [old, waiting, recent, live].iter().map(|id| Use { connection: *id, at: day(0) }).collect();
         store.record_uses(&uses, &[]).await.unwrap();
-        assert_eq!(store.purge_revoked_connections(day(5), true).await.unwrap(), 1);
+        let purged = |space: &SpaceId, subject| AuditEvent {
+            space: space.clone(),
+            subject,
+            ..event(Action::ConnectionPurged, day(5))
+        };
+        assert_eq!(store.purge_revoked_connections(day(5), true, &purged).await.unwrap(), 1);
+        assert_eq!(events(store, Action::ConnectionPurged).await, 0);
         assert_eq!(count(store, "connections").await, 4);
-        assert_eq!(store.purge_revoked_connections(day(5), false).await.unwrap(), 1);
-        assert_eq!(store.purge_revoked_connections(day(5), false).await.unwrap(), 0);
+        assert_eq!(store.purge_revoked_connections(day(5), false, &purged).await.unwrap(), 1);
+        assert_eq!(store.purge_revoked_connections(day(5), false, &purged).await.unwrap(), 0);
+        assert_eq!(events(store, Action::ConnectionPurged).await, 1);
         assert_eq!(store.find_connection(&space(), old).await.unwrap(), None);
         for (table, left) in [("connections", 3), ("attempts", 6), ("due", 3), ("connection_usage", 3)] {
             assert_eq!(count(store, table).await, left, "{table}");
@@ -155,7 +162,7 @@ async fn plans_go_a_day_after_they_lapse() {
         let (old, recent) = (make(day(1)).await, make(day(2)).await);
         assert_eq!(store.purge_plans(day(1), false).await.unwrap(), 0);
         assert_eq!(store.purge_plans(day(2), true).await.unwrap(), 1);
-        assert_eq!(store.purge_plans(day(2), false).await.unwrap(), 2);
+        assert_eq!(store.purge_plans(day(2), false).await.unwrap(), 1);
         assert_eq!(store.find_plan(&space(), old).await.unwrap(), None);
         assert_eq!(store.plan_members(old).await.unwrap(), []);
         assert_eq!(store.plan_members(recent).await.unwrap().len(), 1);
