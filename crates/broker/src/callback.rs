@@ -40,8 +40,10 @@ pub enum Outcome {
     Handle(Secret),
     /// The code of a failure.
     Failed(FlowFailure),
-    /// The flow was called off on our page.
+    /// The flow was called off.
     Cancelled,
+    /// The flow's life is over.
+    Expired,
     /// The confirm page stored the connection.
     Connected,
 }
@@ -99,12 +101,14 @@ impl Broker {
             self.refuse_browser(flow, "wrong_connector").await?;
             return Ok(CallbackEnd::Page(PageFailure::WrongConnector));
         }
-        if !is_bound_browser(&record, cookies(&self.cookie_name(flow.id)).as_ref()) {
+        let is_bound = is_bound_browser(&record, cookies(&self.cookie_name(flow.id)).as_ref());
+        if let Err(failure) = expect(flow, FlowStatus::Pending, self.now()) {
+            // Nothing can be consumed any more, and a browser that went home has no cookie left to show.
+            return self.after_the_end(flow, failure, is_bound).await;
+        }
+        if !is_bound {
             self.refuse_browser(flow, "wrong_browser").await?;
             return Ok(CallbackEnd::Page(PageFailure::WrongBrowser));
-        }
-        if let Err(failure) = expect(flow, FlowStatus::Pending, self.now()) {
-            return Ok(CallbackEnd::Page(failure));
         }
         let Some(connector) = self.store().find_connector(&flow.space, flow.connector_id).await? else {
             return Ok(CallbackEnd::Page(PageFailure::Failed(FlowFailure::ConnectorChanged)));
@@ -131,6 +135,25 @@ impl Broker {
                 Ok(CallbackEnd::Page(PageFailure::Malformed))
             }
         }
+    }
+
+    /// A flow that ended while its browser was at the provider: the bound browser goes home and says so.
+    async fn after_the_end(
+        &self,
+        flow: &Flow,
+        failure: PageFailure,
+        is_bound: bool,
+    ) -> Result<CallbackEnd, BrokerError> {
+        let outcome = match failure {
+            PageFailure::Expired => Outcome::Expired,
+            PageFailure::Cancelled => Outcome::Cancelled,
+            other => return Ok(CallbackEnd::Page(other)),
+        };
+        let connector = self.store().find_connector(&flow.space, flow.connector_id).await?;
+        if is_bound && connector.is_some_and(|connector| targets_hold(&connector, flow)) {
+            return Ok(CallbackEnd::Home(Box::new(Homecoming { flow: flow.clone(), outcome })));
+        }
+        Ok(CallbackEnd::Page(failure))
     }
 
     async fn accept(

@@ -58,7 +58,7 @@ impl Broker {
                 FlowStatus::AwaitingFinish | FlowStatus::Connected | FlowStatus::Finishing => {
                     BrokerError::HandleRefused
                 }
-                other => BrokerError::FlowNotReady(other),
+                other => not_ready(&flow, other),
             });
         }
         self.check_person(&flow, finish, caller).await?;
@@ -67,7 +67,7 @@ impl Broker {
             FlowStatus::AwaitingFinish => {}
             FlowStatus::Connected if flow.expires_at > self.now() => return self.connection_of(&flow).await,
             FlowStatus::Finishing => return self.wait_for_finish(flow.id).await,
-            other => return Err(BrokerError::FlowNotReady(other)),
+            other => return Err(not_ready(&flow, other)),
         }
         let proof = finish.handle.digest();
         match self.redeem(&flow, Proof::Handle(&proof), caller.actor(), false).await? {
@@ -87,7 +87,7 @@ impl Broker {
             }
             FlowStatus::Connected => self.connection_of(&record.flow).await,
             FlowStatus::Finishing => self.wait_for_finish(flow.id).await,
-            other => Err(BrokerError::FlowNotReady(other)),
+            other => Err(not_ready(&record.flow, other)),
         }
     }
 
@@ -300,5 +300,13 @@ impl Broker {
             tracing::info!(flow.id = %flow.id, code = failure.as_str(), outcome, "flow {} failed: {failure}", flow.id);
         }
         Ok(failed)
+    }
+}
+
+/// A flow that failed says why; any other says where it stands.
+fn not_ready(flow: &Flow, status: FlowStatus) -> BrokerError {
+    match flow.failure {
+        Some(failure) if status == FlowStatus::Failed => BrokerError::FlowFailed(failure),
+        _ => BrokerError::FlowNotReady(status),
     }
 }

@@ -141,7 +141,7 @@ impl Broker {
                 return Ok(Err(PageFailure::Failed(FlowFailure::ProviderUnavailable)));
             }
         };
-        // The cookie stays the same when the bound browser comes again: its other tab may be at the provider already.
+        // A reopened link starts anew at the provider: only the newest state is answered.
         let reopened = record.browser_hash.is_some();
         let cookie = match presented {
             Some(cookie) if reopened => cookie,

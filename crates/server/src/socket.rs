@@ -118,7 +118,7 @@ mod tests {
                 Listener::accept(&mut socket).await;
             });
             assert!(connect(data_dir.path()).unwrap().is_some());
-            accepted.await.unwrap();
+            tokio::time::timeout(std::time::Duration::from_secs(10), accepted).await.unwrap().unwrap();
             assert!(!path.exists());
         }
     }

@@ -186,11 +186,10 @@ engine_tests! {
         assert_eq!(revoked, 2);
     }
 
-    async fn a_spent_refresh_token_ends_the_grant_there_and_the_connection_here(app: TestApp) {
+    async fn a_refresh_token_that_the_server_does_not_know_ends_the_connection_here(app: TestApp) {
         let Some(peer) = Peer::start(&[]).await else { return };
         let connector = connector(&app, &peer, json!({ "rotation": { "class": "strict" } })).await;
         let id = text_of(&connect(&app, &peer, &connector, "ann").await.expect(200).json["id"]);
-        // The sealed refresh token of before, put back as only somebody with the database and the keys could.
         let saved = fetch(&app, &connector, &json!({ "user_id": "ann" })).await.expect(200);
         let forged = json!({
             "connector_id": connector.id, "user_id": "ann", "replace": true, "refresh_token": "made-up",

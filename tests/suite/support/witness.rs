@@ -31,7 +31,7 @@ fn witness() -> &'static Witness {
         let witness = Witness { path, file: Mutex::new(file), planted: Mutex::default() };
         let _ = tracing_subscriber::fmt()
             .json()
-            .with_env_filter(EnvFilter::new("debug,hyper=off,h2=off"))
+            .with_env_filter(EnvFilter::new("info,valetkey=trace"))
             .with_writer(LogLines)
             .try_init();
         witness

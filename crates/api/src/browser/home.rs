@@ -31,6 +31,7 @@ pub(super) async fn go_home(api: &Api, homecoming: &Homecoming, leaving: Leaving
         Outcome::Handle(_) | Outcome::Connected => None,
         Outcome::Failed(failure) => Some(FailurePage::from(*failure)),
         Outcome::Cancelled => Some(FailurePage::FlowCancelled),
+        Outcome::Expired => Some(FailurePage::FlowExpired),
     };
     let brought = match (&homecoming.outcome, failure) {
         (Outcome::Handle(handle), _) => Brought::Handle(handle),
