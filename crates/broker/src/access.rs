@@ -3,15 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use valetkey_core::{
-    AuthMode, Caller, Connection, ConnectionId, Connector, ConnectorId, Fingerprint, FlowMode, Grant, KeyId, Label,
-    Operation, Owner, PresentedKey, ReauthReason, Secret, Status, Timestamp, Trigger, UserId,
+    ApiKey, AuthMode, Connection, ConnectionId, Connector, ConnectorId, Fingerprint, FlowMode, Grant, KeyId, Label,
+    Operation, Owner, PresentedKey, ReauthReason, Secret, Status, Timestamp, Trigger, UserId, allowed_roles,
 };
 use valetkey_store::{Access, StoredConnection};
 
-use crate::{
-    Broker, BrokerError, Fault, Resource, StartFlow, StartOffer,
-    broker::{caller_of, require},
-};
+use crate::{Broker, BrokerError, Fault, Resource, StartFlow, StartOffer, broker::caller_of};
 
 /// A flow to offer with a refusal.
 #[derive(Debug, Clone)]
@@ -108,26 +105,27 @@ impl Broker {
             self.inner.metrics.limited("token-calls");
             BrokerError::Limited { limit: "token-calls", retry_after }
         })?;
-        let caller = caller_of(&key);
-        require(&caller, Operation::TokenFetch)?;
-        let connector =
-            found.filter(|found| caller.sees(found.id)).ok_or(BrokerError::NotFound(Resource::Connector))?;
+        if !allowed_roles(Operation::TokenFetch).iter().any(|role| key.roles.contains(role)) {
+            return Err(BrokerError::Forbidden(Operation::TokenFetch));
+        }
+        let exists = |found: &Arc<Connector>| key.connectors.as_ref().is_none_or(|named| named.contains(&found.id));
+        let connector = found.filter(exists).ok_or(BrokerError::NotFound(Resource::Connector))?;
         check_owner(&connector, request)?;
         let stored = match connection {
             Some(stored) => stored,
             None if connector.grant == Grant::ClientCredentials => self.first_of_client(&connector).await?,
-            None => return Err(BrokerError::ConnectionNotFound(self.offer(&caller, &connector, request, None).await)),
+            None => return Err(BrokerError::ConnectionNotFound(self.offer(&key, &connector, request, None).await)),
         };
-        let stored = self.fresh(&caller, &connector, stored, request, now).await?;
+        let stored = self.fresh(&key, &connector, stored, request, now).await?;
         // Compared with what is handed out: a refresh may have brought other scopes than the ones before it.
-        self.check_scopes(&caller, &connector, &stored.connection, request).await?;
+        self.check_scopes(&key, &connector, &stored.connection, request).await?;
         self.hand_out(&key.id, &stored)
     }
 
     /// Looks at the connection's state and at its token's life, and refreshes if it must.
     async fn fresh(
         &self,
-        caller: &Caller,
+        key: &ApiKey,
         connector: &Connector,
         stored: Arc<StoredConnection>,
         request: &TokenRequest,
@@ -137,21 +135,21 @@ impl Broker {
         match connection.status {
             Status::Revoking | Status::Revoked if connector.grant == Grant::ClientCredentials => {
                 let stored = self.first_of_client(connector).await?;
-                return self.wait_for_refresh(caller, connector, &stored, request, Trigger::Demand).await;
+                return self.wait_for_refresh(key, connector, &stored, request, Trigger::Demand).await;
             }
             Status::Revoking | Status::Revoked => {
-                return Err(BrokerError::ConnectionNotFound(self.offer(caller, connector, request, None).await));
+                return Err(BrokerError::ConnectionNotFound(self.offer(key, connector, request, None).await));
             }
             Status::NeedsReauth if !is_served_to_its_end(connection, request, &stored, now) => {
-                return Err(self.reconnect(caller, connector, connection, request).await);
+                return Err(self.reconnect(key, connector, connection, request).await);
             }
             Status::NeedsReauth => return Ok(stored),
             Status::Active => {}
         }
-        self.check_scopes(caller, connector, connection, request).await?;
+        self.check_scopes(key, connector, connection, request).await?;
         let is_rejected = request.rejected.is_some() && request.rejected == stored.fingerprint;
         if is_rejected {
-            return self.replace_rejected(caller, connector, &stored, request).await;
+            return self.replace_rejected(key, connector, &stored, request).await;
         }
         let has_token = stored.fingerprint.is_some();
         if has_token && self.lives_long_enough(connection, request, now) {
@@ -163,9 +161,9 @@ impl Broker {
                 return Ok(stored);
             }
             self.mark_dead(connection, ReauthReason::NoRefreshToken, "expired").await?;
-            return Err(self.reconnect(caller, connector, connection, request).await);
+            return Err(self.reconnect(key, connector, connection, request).await);
         }
-        self.wait_for_refresh(caller, connector, &stored, request, Trigger::Demand).await
+        self.wait_for_refresh(key, connector, &stored, request, Trigger::Demand).await
     }
 
     /// The least remaining life asked for, of which at most 30 % of the actual life counts.
@@ -186,7 +184,7 @@ impl Broker {
     /// A caller waits for a bounded time, and a token that is still valid is handed out whatever became of the refresh.
     async fn wait_for_refresh(
         &self,
-        caller: &Caller,
+        key: &ApiKey,
         connector: &Connector,
         before: &Arc<StoredConnection>,
         request: &TokenRequest,
@@ -194,16 +192,16 @@ impl Broker {
     ) -> Result<Arc<StoredConnection>, BrokerError> {
         let stored = self.refreshed(before, trigger).await?;
         let Some(stored) = stored else {
-            return Err(BrokerError::ConnectionNotFound(self.offer(caller, connector, request, None).await));
+            return Err(BrokerError::ConnectionNotFound(self.offer(key, connector, request, None).await));
         };
         let connection = &stored.connection;
         let now = self.now();
         match connection.status {
             Status::Revoking | Status::Revoked => {
-                Err(BrokerError::ConnectionNotFound(self.offer(caller, connector, request, None).await))
+                Err(BrokerError::ConnectionNotFound(self.offer(key, connector, request, None).await))
             }
             Status::NeedsReauth if !is_served_to_its_end(connection, request, &stored, now) => {
-                Err(self.reconnect(caller, connector, connection, request).await)
+                Err(self.reconnect(key, connector, connection, request).await)
             }
             _ if stored.fingerprint.is_some() && !connection.is_expired(now) => Ok(stored),
             _ => Err(self.unavailable(connector).await?),
@@ -251,7 +249,7 @@ impl Broker {
     /// The upstream API answered 401 to the current token: refresh it, at most once in a while.
     async fn replace_rejected(
         &self,
-        caller: &Caller,
+        key: &ApiKey,
         connector: &Connector,
         stored: &Arc<StoredConnection>,
         request: &TokenRequest,
@@ -264,7 +262,7 @@ impl Broker {
         let interval = self.inner.parts.settings.refresh.rejected_interval;
         if !self.store().claim_rejected(connection, now, now.minus(interval)).await? {
             let Some(current) = self.reread(connection.id).await? else {
-                return Err(BrokerError::ConnectionNotFound(self.offer(caller, connector, request, None).await));
+                return Err(BrokerError::ConnectionNotFound(self.offer(key, connector, request, None).await));
             };
             if current.connection.generation != connection.generation && current.connection.is_live() {
                 return Ok(current);
@@ -277,7 +275,7 @@ impl Broker {
                 return Err(BrokerError::ProviderUnavailable { code: "rejected_recently", retry_after });
             }
         }
-        let after = self.wait_for_refresh(caller, connector, stored, request, Trigger::Rejected).await?;
+        let after = self.wait_for_refresh(key, connector, stored, request, Trigger::Rejected).await?;
         if after.connection.generation == connection.generation {
             // Handing the rejected token out again would only bring the caller back.
             return Err(self.unavailable(connector).await?);
@@ -307,7 +305,7 @@ impl Broker {
 
     async fn check_scopes(
         &self,
-        caller: &Caller,
+        key: &ApiKey,
         connector: &Connector,
         connection: &Connection,
         request: &TokenRequest,
@@ -319,13 +317,13 @@ impl Broker {
         }
         let mut ask = connection.requested_scopes.clone();
         ask.extend(missing.iter().filter(|scope| !connection.requested_scopes.contains(scope)).cloned());
-        let start = self.offer(caller, connector, request, Some(ask)).await;
+        let start = self.offer(key, connector, request, Some(ask)).await;
         Err(BrokerError::ScopesMissing { missing, start })
     }
 
     async fn reconnect(
         &self,
-        caller: &Caller,
+        key: &ApiKey,
         connector: &Connector,
         connection: &Connection,
         request: &TokenRequest,
@@ -335,19 +333,20 @@ impl Broker {
         let (reason, since) =
             known.map_or((ReauthReason::GrantRevoked, self.now()), |needs| (needs.reason, needs.since));
         let scopes = Some(connection.requested_scopes.clone());
-        BrokerError::ReconnectRequired { reason, since, start: self.offer(caller, connector, request, scopes).await }
+        BrokerError::ReconnectRequired { reason, since, start: self.offer(key, connector, request, scopes).await }
     }
 
     /// A fresh flow, if one was asked for and the caller may start it; above a cap the answer comes without.
     async fn offer(
         &self,
-        caller: &Caller,
+        key: &ApiKey,
         connector: &Connector,
         request: &TokenRequest,
         scopes: Option<Vec<String>>,
     ) -> StartOffer {
         let start = request.start.as_ref()?;
         let user = request.user_id.clone()?;
+        let caller = caller_of(key);
         if !caller.may(Operation::FlowStart) || connector.grant != Grant::AuthorizationCode {
             return None;
         }
@@ -365,7 +364,7 @@ impl Broker {
             binding_challenge: None,
             allow_account_change: false,
         };
-        self.start_flow_for(caller, connector, &flow).await.ok().map(Box::new)
+        self.start_flow_for(&caller, connector, &flow).await.ok().map(Box::new)
     }
 
     fn hand_out(&self, key: &KeyId, stored: &Arc<StoredConnection>) -> Result<IssuedToken, BrokerError> {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt;
-use valetkey_core::{Attempt, Connection, ConnectionId, ReauthReason, Status, Timestamp, Trigger};
+use valetkey_core::{Attempt, Connection, ConnectionId, ReauthReason, Refreshing, Status, Timestamp, Trigger};
 
 use crate::{Broker, BrokerError, refresh::RefreshEnd, schedule::keep_alive_at};
 
@@ -63,6 +63,12 @@ impl Broker {
         if connection.status != Status::Active {
             self.store().move_due(id, None).await?;
             return Ok(RefreshEnd::Nothing);
+        }
+        let later = connection.refresh_due_at.filter(|due| *due > now && connection.refreshing == Refreshing::Ok);
+        if later.is_some() {
+            // Refreshed or reconnected since it was claimed: its own time comes later.
+            self.store().move_due(id, later).await?;
+            return Ok(RefreshEnd::Superseded);
         }
         if self.has_ended(connection, now).await? {
             return Ok(RefreshEnd::Dead);

@@ -15,8 +15,11 @@ use crate::{Broker, BrokerError};
 /// A token that a key gets again and again is counted, and the count written this often.
 const COUNT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// More counted tokens than this are written and forgotten at once: memory stays bounded.
-const COUNTED: usize = 200_000;
+/// Parts of the log, each with a lock of its own: callers of different connections do not wait for each other.
+const PARTS: usize = 32;
+
+/// More counted tokens than this in one part are written and forgotten at once: memory stays bounded.
+const COUNTED: usize = 200_000 / PARTS;
 
 /// One token in the hands of one key.
 type Holding = (KeyId, ConnectionId, i64);
@@ -42,7 +45,7 @@ struct Gathered {
 /// What was handed out.
 #[derive(Debug)]
 pub(crate) struct IssueLog {
-    gathered: Mutex<Gathered>,
+    parts: Vec<Mutex<Gathered>>,
 }
 
 /// What is to be written.
@@ -54,18 +57,19 @@ struct Batch {
 
 impl IssueLog {
     pub(crate) fn new() -> Self {
-        Self { gathered: Mutex::new(Gathered::default()) }
+        Self { parts: (0..PARTS).map(|_| Mutex::default()).collect() }
     }
 
-    fn gathered(&self) -> MutexGuard<'_, Gathered> {
-        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The part that an id belongs to: the last byte of an id is random.
+    fn part(&self, id: &[u8; 16]) -> MutexGuard<'_, Gathered> {
+        lock(&self.parts[usize::from(id[15]) % PARTS])
     }
 
     /// Notes a token that was handed out.
     pub(crate) fn note(&self, key: KeyId, stored: &Arc<StoredConnection>, now: Timestamp) {
         let connection = &stored.connection;
         let holding = (key, connection.id, connection.generation);
-        let mut gathered = self.gathered();
+        let mut gathered = self.part(connection.id.as_bytes());
         if let Some(issue) = gathered.issues.get_mut(&holding) {
             if issue.count == 0 {
                 issue.first_at = now;
@@ -81,40 +85,22 @@ impl IssueLog {
 
     /// Notes a key that was used for something else.
     pub(crate) fn note_key(&self, key: KeyId, now: Timestamp) {
-        self.gathered().keys.insert(key, now);
+        self.part(key.as_bytes()).keys.insert(key, now);
     }
 
     /// Takes what is new, and once in a while the counts; tokens that nobody asked for since are forgotten.
     fn take(&self, now: Timestamp, all: bool) -> Batch {
-        let mut gathered = self.gathered();
-        let since = gathered.counted_at.get_or_insert(now);
-        let count = all || now.since(*since) >= COUNT_INTERVAL || gathered.issues.len() > COUNTED;
-        let mut batch = Batch { keys: std::mem::take(&mut gathered.keys), ..Batch::default() };
-        let new = std::mem::take(&mut gathered.new);
-        if !count {
-            for holding in new {
-                if let Some(issue) = gathered.issues.get_mut(&holding) {
-                    batch.issues.push((holding, taken(issue)));
-                }
-            }
-            return batch;
+        let mut batch = Batch::default();
+        for part in &self.parts {
+            lock(part).take(now, all, &mut batch);
         }
-        gathered.counted_at = Some(now);
-        let forget_all = all || gathered.issues.len() > COUNTED;
-        gathered.issues.retain(|holding, issue| {
-            let used = issue.count > 0;
-            if used {
-                batch.issues.push((*holding, taken(issue)));
-            }
-            used && !forget_all
-        });
         batch
     }
 
     /// What could not be written is written next time.
     fn put_back(&self, batch: Batch) {
-        let mut gathered = self.gathered();
         for (holding, issue) in batch.issues {
+            let mut gathered = self.part(holding.1.as_bytes());
             match gathered.issues.get_mut(&holding) {
                 Some(later) => {
                     later.count += issue.count;
@@ -126,6 +112,36 @@ impl IssueLog {
             }
             gathered.new.push(holding);
         }
+    }
+}
+
+fn lock(part: &Mutex<Gathered>) -> MutexGuard<'_, Gathered> {
+    part.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Gathered {
+    fn take(&mut self, now: Timestamp, all: bool, batch: &mut Batch) {
+        let since = *self.counted_at.get_or_insert(now);
+        let count = all || now.since(since) >= COUNT_INTERVAL || self.issues.len() > COUNTED;
+        batch.keys.extend(self.keys.drain());
+        let new = std::mem::take(&mut self.new);
+        if !count {
+            for holding in new {
+                if let Some(issue) = self.issues.get_mut(&holding) {
+                    batch.issues.push((holding, taken(issue)));
+                }
+            }
+            return;
+        }
+        self.counted_at = Some(now);
+        let forget_all = all || self.issues.len() > COUNTED;
+        self.issues.retain(|holding, issue| {
+            let used = issue.count > 0;
+            if used {
+                batch.issues.push((*holding, taken(issue)));
+            }
+            used && !forget_all
+        });
     }
 }
 

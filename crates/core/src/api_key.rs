@@ -1,5 +1,7 @@
 //! API keys: `vk_<id>_<secret>`, recognisable by scanners, stored as a hash.
 
+use sha2::{Digest, Sha256};
+
 use crate::{
     ConnectorId, Entropy, KeyId, Role, Secret, SpaceId, Timestamp, constant_time_eq,
     ids::{base32, parse_base32_16},
@@ -72,9 +74,8 @@ impl PresentedKey {
         if checksum(id_text, secret) != sum {
             return None;
         }
-        let id = format!("{}_{id_text}", KeyId::PREFIX).parse().ok();
-        parse_base32_16(id_text)?;
-        Some(Self { id: id?, hash: sha256(secret.as_bytes()) })
+        let id = KeyId::from_bytes(parse_base32_16(id_text)?);
+        Some(Self { id, hash: sha256(secret.as_bytes()) })
     }
 
     /// Whether the stored hash is this key's, in constant time. A miss compares against a dummy all the same.
@@ -86,8 +87,11 @@ impl PresentedKey {
 }
 
 fn checksum(id_text: &str, secret: &str) -> String {
-    let sum = sha256(format!("valetkey key {id_text} {secret}").as_bytes());
-    base32().encode(&sum[..4])
+    let mut hasher = Sha256::new();
+    for part in ["valetkey key ", id_text, " ", secret] {
+        hasher.update(part.as_bytes());
+    }
+    base32().encode(&hasher.finalize()[..4])
 }
 
 #[cfg(test)]

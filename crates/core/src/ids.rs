@@ -51,6 +51,11 @@ macro_rules! id {
                 Self(*uuid::Builder::from_unix_timestamp_millis(millis, &random).as_uuid().as_bytes())
             }
 
+            /// The id with these bytes.
+            pub(crate) fn from_bytes(bytes: [u8; 16]) -> Self {
+                Self(bytes)
+            }
+
             /// The 16 bytes of the UUID.
             pub fn as_bytes(&self) -> &[u8; 16] {
                 &self.0
@@ -75,7 +80,7 @@ macro_rules! id {
             fn from_str(text: &str) -> Result<Self, IdError> {
                 text.strip_prefix(concat!($prefix, "_"))
                     .and_then(parse_base32_16)
-                    .map(Self)
+                    .map(Self::from_bytes)
                     .ok_or(IdError { kind: $kind, prefix: $prefix })
             }
         }

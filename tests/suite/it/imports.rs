@@ -13,7 +13,7 @@ async fn send(client: &Client, body: impl Into<reqwest::Body>) -> Answer {
 
 /// Sends lines; the report of each.
 async fn import(app: &TestApp, lines: &[Value]) -> Vec<Value> {
-    let body: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    let body = lines.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
     reports(&send(&app.admin(), body).await.expect(200))
 }
 
@@ -105,7 +105,7 @@ engine_tests! {
         for (bad, _) in &cases {
             // A good line after each bad one.
             let user = format!("good-{}", body.len());
-            body.push_str(&format!("{bad}\n{}\n", line(&app, &connector, &user)));
+            body = format!("{body}{bad}\n{}\n", line(&app, &connector, &user));
         }
         let reports = reports(&send(&app.admin(), body).await.expect(200));
         assert_eq!(reports.len(), cases.len() * 2);

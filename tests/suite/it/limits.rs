@@ -12,7 +12,8 @@ async fn calls(client: &valetkey_suite::Client, path: &str, count: usize) -> (us
         let (client, path) = (client.clone(), path.to_owned());
         callers.spawn(async move { client.post(&path, &json!({ "user_id": "u-1" })).await });
     }
-    let (served, refused): (Vec<_>, Vec<_>) = callers.join_all().await.into_iter().partition(|answer| answer.status == 200);
+    let (served, refused): (Vec<_>, Vec<_>) =
+        callers.join_all().await.into_iter().partition(|answer| answer.status == 200);
     (served.len(), refused)
 }
 

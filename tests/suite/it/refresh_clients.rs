@@ -11,7 +11,9 @@ use valetkey_suite::{
 const HOUR: Duration = Duration::from_secs(3_601);
 
 async fn set_secrets(app: &TestApp, connector: &TestConnector, secrets: &[&str]) {
-    secrets.iter().for_each(|secret| plant(secret, "a client secret"));
+    for secret in secrets {
+        plant(secret, "a client secret");
+    }
     app.admin().patch(&connector.path(""), &json!({ "client_secrets": secrets })).await.expect(200).done();
 }
 

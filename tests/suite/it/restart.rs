@@ -20,7 +20,8 @@ fn at_public(setup: Setup) -> Setup {
 async fn open(app: &TestApp, browser: &Browser, start_url: &str) -> String {
     let here = start_url.replace(PUBLIC, &app.base_url());
     browser.get(&here).await.expect(200);
-    let request = browser.request(reqwest::Method::POST, &here).header("accept", "application/json").header("origin", PUBLIC);
+    let request =
+        browser.request(reqwest::Method::POST, &here).header("accept", "application/json").header("origin", PUBLIC);
     let page = browser.send(request).await.expect(200);
     let answer: serde_json::Value = serde_json::from_str(&page.html).expect("JSON");
     text_of(&answer["location"])

@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Value, json};
 use valetkey_core::{Clock, KeyId, PresentedKey, SystemClock, SystemEntropy};
-use valetkey_suite::{Answer, Client, ConnectorSpec, RETURN_URL, Setup, TestApp, TestConnector, engine_tests, extra::text_of};
+use valetkey_suite::{
+    Answer, Client, ConnectorSpec, RETURN_URL, Setup, TestApp, TestConnector, engine_tests, extra::text_of,
+};
 
 /// Operations by their id in the OpenAPI document, and the roles of which one is enough. An operation that is missing here
 /// fails the test; so does a line without an operation.
@@ -108,7 +110,8 @@ async fn things(app: &TestApp) -> Things {
     let connector = app.connector(ConnectorSpec::oauth2()).await;
     let connection = app.seed_import(&connector, &["u-1"]).await.remove(0).connection_id;
     let flow = app.start_flow(&connector, &connector.redirect("u-1")).await.flow_id;
-    let key = app.admin().post("/v1/keys", &json!({ "name": "Test", "roles": ["app"] })).await.expect(201).text_of("id");
+    let key =
+        app.admin().post("/v1/keys", &json!({ "name": "Test", "roles": ["app"] })).await.expect(201).text_of("id");
     Things { connector, connection, flow, key }
 }
 

@@ -61,13 +61,15 @@ impl Document {
             Value::Array(_) => "array",
             Value::Object(_) => "object",
         };
-        if !types.contains(&kind) && !(kind == "integer" && types.contains(&"number")) {
+        let is_promised = types.contains(&kind) || (kind == "integer" && types.contains(&"number"));
+        if !is_promised {
             return vec![format!("{place}: {kind} where {types:?} is promised")];
         }
         match value {
             Value::Array(items) => {
                 let each = items.iter().enumerate();
-                each.flat_map(|(number, item)| self.faults(&format!("{place}[{number}]"), &schema["items"], item)).collect()
+                each.flat_map(|(number, item)| self.faults(&format!("{place}[{number}]"), &schema["items"], item))
+                    .collect()
             }
             Value::Object(members) => {
                 let mut faults = Vec::new();
@@ -79,7 +81,9 @@ impl Document {
                 for (name, member) in members {
                     let place = format!("{place}.{name}");
                     match (&schema["properties"][name], &schema["additionalProperties"]) {
-                        (Value::Null, Value::Null) if schema["properties"].is_object() => faults.push(format!("{place}: not described")),
+                        (Value::Null, Value::Null) if schema["properties"].is_object() => {
+                            faults.push(format!("{place}: not described"));
+                        }
                         (Value::Null, rest @ Value::Object(_)) => faults.extend(self.faults(&place, rest, member)),
                         (Value::Null, _) => {}
                         (known, _) => faults.extend(self.faults(&place, known, member)),

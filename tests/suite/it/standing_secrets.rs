@@ -75,7 +75,9 @@ fn without_what_belongs(seen: &Seen<'_>) -> String {
         "answer POST /v1/keys" => &["\"key\":\""],
         kind if kind.ends_with("/flows") => &["\"start_url\":\""],
         kind if kind.starts_with("page POST /connect/") => &["\"location\":\""],
-        kind if kind.starts_with("page GET /oauth/callback/") => &["data-handle=\"", "handle=", "name=\"token\" value=\""],
+        kind if kind.starts_with("page GET /oauth/callback/") => {
+            &["data-handle=\"", "handle=", "name=\"token\" value=\""]
+        }
         kind if kind.starts_with("page GET /connect/") => &["action=\""],
         "answer GET /openapi.json" => &["\"example\": \""],
         _ => &[],
@@ -116,7 +118,9 @@ impl Walk {
         for (name, value) in &page.headers {
             let value = value.to_str().unwrap_or_default();
             let value = match name.as_str() {
-                "set-cookie" => value.split_once('=').map_or(value, |(_, rest)| rest.split_once(';').map_or("", |(_, rest)| rest)),
+                "set-cookie" => {
+                    value.split_once('=').map_or(value, |(_, rest)| rest.split_once(';').map_or("", |(_, rest)| rest))
+                }
                 "location" | "refresh" => value.split("handle=").next().unwrap_or_default(),
                 _ => value,
             };
@@ -125,7 +129,13 @@ impl Walk {
     }
 
     /// Goes through a flow step by step; the handle and the flow.
-    async fn connect(&mut self, app: &TestApp, connector: &valetkey_suite::TestConnector, body: &Value, browser: &Browser) {
+    async fn connect(
+        &mut self,
+        app: &TestApp,
+        connector: &valetkey_suite::TestConnector,
+        body: &Value,
+        browser: &Browser,
+    ) {
         let started = app.start_flow(connector, body).await;
         self.keep(started.start_url.rsplit('/').next().unwrap_or_default(), "a ticket");
         self.saw(&browser.get(&started.start_url).await.expect(200));
@@ -188,7 +198,15 @@ async fn walk(app: &TestApp) -> Walk {
     }
     app.admin().delete(&confirmed.path("")).await.expect(200).done();
     app.settle().await;
-    for list in ["/v1/audit?limit=200", "/v1/connections", "/v1/connectors", "/v1/keys?limit=200", "/v1/revocations", "/metrics", "/openapi.json"] {
+    for list in [
+        "/v1/audit?limit=200",
+        "/v1/connections",
+        "/v1/connectors",
+        "/v1/keys?limit=200",
+        "/v1/revocations",
+        "/metrics",
+        "/openapi.json",
+    ] {
         app.admin().get(list).await.expect(200).done();
     }
     walk
@@ -206,13 +224,21 @@ async fn failing_flows(app: &TestApp, walk: &mut Walk, connector: &valetkey_suit
     let browser = app.browser("u-3");
     let back = browser.consent(&browser.open(&started.start_url).await).await;
     walk.saw(&browser.get(&back).await);
-    app.provider().update_settings(|settings| settings.authorize = valetkey_suite::sandbox::AuthorizeSettings::default());
+    app.provider()
+        .update_settings(|settings| settings.authorize = valetkey_suite::sandbox::AuthorizeSettings::default());
     let started = app.start_flow(connector, &connector.redirect("u-3")).await;
     let back = browser.consent(&browser.open(&started.start_url).await).await;
     let stranger = app.browser("stranger");
     walk.saw(&stranger.get(&back).await);
     walk.saw(&stranger.post_start(&started.start_url).await);
-    walk.saw(&stranger.get(&app.url(&format!("/oauth/callback/{}?code=planted-code-out-of-nowhere&state=planted-state-out-of-nowhere", connector.id))).await);
+    walk.saw(
+        &stranger
+            .get(&app.url(&format!(
+                "/oauth/callback/{}?code=planted-code-out-of-nowhere&state=planted-state-out-of-nowhere",
+                connector.id
+            )))
+            .await,
+    );
     walk.keep("planted-code-out-of-nowhere", "a made-up code");
     walk.keep("planted-state-out-of-nowhere", "a made-up state");
     let home = browser.come_home(&back).await;
@@ -225,7 +251,11 @@ async fn failing_flows(app: &TestApp, walk: &mut Walk, connector: &valetkey_suit
     let home = browser.walk(&started.start_url).await;
     app.finish(connector, &home, "u-3").await.expect(409).done();
     app.provider().inject(FaultRule::refresh(fault.clone()));
-    app.provider().inject(FaultRule::revoke(Fault::Status { code: 400, body: told.to_owned(), headers: BTreeMap::new() }));
+    app.provider().inject(FaultRule::revoke(Fault::Status {
+        code: 400,
+        body: told.to_owned(),
+        headers: BTreeMap::new(),
+    }));
 }
 
 async fn tokens(app: &TestApp, walk: &mut Walk, connector: &valetkey_suite::TestConnector) {
@@ -282,12 +312,16 @@ async fn mistakes(app: &TestApp, walk: &mut Walk, connector: &valetkey_suite::Te
     admin.patch(&connector.path(""), &json!({ "client_id": wrong })).await.expect(409).done();
     let body = ConnectorSpec::oauth2().with("rotation", json!(wrong)).body(app.provider_url());
     admin.post("/v1/connectors", &body).await.expect(422).done();
-    let body = ConnectorSpec::oauth2().with("client_secrets", json!([wrong])).with("provider", json!("none")).body(app.provider_url());
+    let body = ConnectorSpec::oauth2()
+        .with("client_secrets", json!([wrong]))
+        .with("provider", json!("none"))
+        .body(app.provider_url());
     admin.post("/v1/connectors", &body).await.expect(422).done();
     let line = json!({ "connector_id": connector.id, "user_id": "u-1", "refresh_token": wrong, "acess_token": wrong });
     let lines = format!("{line}\n{{\"refresh_token\":\"{wrong}\n");
     admin.post_raw("/v1/connections/import", "application/x-ndjson", lines).await.expect(200).done();
-    let request = admin.request(Method::GET, "/v1/keys").header("cookie", format!("vk={wrong}")).header("x-secret", wrong);
+    let request =
+        admin.request(Method::GET, "/v1/keys").header("cookie", format!("vk={wrong}")).header("x-secret", wrong);
     admin.send(request).await.expect(200).done();
 }
 

@@ -1,1 +1,0 @@
-//! Crash and replica runs with the sandbox's ledger as the oracle.
