@@ -111,15 +111,45 @@ impl Broker {
         let exists = |found: &Arc<Connector>| key.connectors.as_ref().is_none_or(|named| named.contains(&found.id));
         let connector = found.filter(exists).ok_or(BrokerError::NotFound(Resource::Connector))?;
         check_owner(&connector, request)?;
+        if let Some(stored) = &connection
+            && self.is_fresh(stored, request, now)
+        {
+            self.refresh_overdue(&stored.connection, now);
+            return self.hand_out(&key.id, stored);
+        }
+        // Boxed: everything else is rare and large, and must not make every call's future so.
+        let stored = Box::pin(self.make_fresh(&key, &connector, connection, request, now)).await?;
+        self.hand_out(&key.id, &stored)
+    }
+
+    /// Whether the token can be handed out as it is.
+    fn is_fresh(&self, stored: &StoredConnection, request: &TokenRequest, now: Timestamp) -> bool {
+        let connection = &stored.connection;
+        connection.status == Status::Active
+            && stored.fingerprint.is_some()
+            && request.scopes.iter().all(|scope| connection.granted_scopes.contains(scope))
+            && (request.rejected.is_none() || request.rejected != stored.fingerprint)
+            && self.lives_long_enough(connection, request, now)
+    }
+
+    /// Finds, makes or refreshes what is to be handed out, or says why there is nothing.
+    async fn make_fresh(
+        &self,
+        key: &ApiKey,
+        connector: &Connector,
+        connection: Option<Arc<StoredConnection>>,
+        request: &TokenRequest,
+        now: Timestamp,
+    ) -> Result<Arc<StoredConnection>, BrokerError> {
         let stored = match connection {
             Some(stored) => stored,
-            None if connector.grant == Grant::ClientCredentials => self.first_of_client(&connector).await?,
-            None => return Err(BrokerError::ConnectionNotFound(self.offer(&key, &connector, request, None).await)),
+            None if connector.grant == Grant::ClientCredentials => self.first_of_client(connector).await?,
+            None => return Err(BrokerError::ConnectionNotFound(self.offer(key, connector, request, None).await)),
         };
-        let stored = self.fresh(&key, &connector, stored, request, now).await?;
+        let stored = self.fresh(key, connector, stored, request, now).await?;
         // Compared with what is handed out: a refresh may have brought other scopes than the ones before it.
-        self.check_scopes(&key, &connector, &stored.connection, request).await?;
-        self.hand_out(&key.id, &stored)
+        self.check_scopes(key, connector, &stored.connection, request).await?;
+        Ok(stored)
     }
 
     /// Looks at the connection's state and at its token's life, and refreshes if it must.

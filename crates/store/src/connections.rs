@@ -197,10 +197,27 @@ impl TokenStore {
         owner: &Owner,
         label: &Label,
     ) -> Result<Access, StoreError> {
-        match &self.db {
-            Db::Sqlite(_) => self.access_from_memory(key, connector, owner, label).await,
-            Db::Postgres(pool) => self.access_shared(pool, key, connector, owner, label).await,
+        if let Some(access) = self.access_in_memory(key, connector, owner, label) {
+            return Ok(access);
         }
+        // Boxed: what waits for a database is large, and must not make every call's future so.
+        match &self.db {
+            Db::Sqlite(_) => Box::pin(self.access_from_memory(key, connector, owner, label)).await,
+            Db::Postgres(pool) => Box::pin(self.access_shared(pool, key, connector, owner, label)).await,
+        }
+    }
+
+    /// The same, if everything is in memory.
+    fn access_in_memory(&self, key: KeyId, connector: ConnectorId, owner: &Owner, label: &Label) -> Option<Access> {
+        let key = self.cache.key(key)?;
+        let connector = self.cache.connector(connector)?;
+        let connection = self.cache.connection_at(connector.id, owner, label)?;
+        let in_space = connector.space == key.space && connection.connection.space == key.space;
+        (in_space && connector.deleted_at.is_none()).then_some(Access {
+            key: Some(key),
+            connector: Some(connector),
+            connection: Some(connection),
+        })
     }
 
     async fn access_from_memory(

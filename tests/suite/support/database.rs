@@ -1,28 +1,21 @@
-//! A database of a test's own, and how to be rid of it.
+//! A database of a test's own.
 
 use std::{path::PathBuf, time::Duration};
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
-use valetkey_core::{FlowId, SystemClock, SystemEntropy};
 use valetkey_server::Config;
 
-use crate::Engine;
+use crate::{Engine, pool::Lent};
 
 /// What replicas share: base64 of 32 bytes.
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
-/// A data directory and, on PostgreSQL, a database; both are gone when this is dropped.
+/// A data directory and, on PostgreSQL, a database; both are given back when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     around: TempDir,
-    server: Option<Server>,
-}
-
-#[derive(Debug)]
-struct Server {
-    url: String,
-    database: String,
+    server: Option<Lent>,
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place where tests learn of a server")]
@@ -37,13 +30,7 @@ impl Place {
         let around = tempfile::tempdir().expect("a directory");
         let server = match engine {
             Engine::Sqlite => None,
-            Engine::Postgres => {
-                let url = server_url();
-                let id = FlowId::new(valetkey_core::Clock::now(&SystemClock::new()), &SystemEntropy);
-                let database = format!("valetkey_suite_{id}");
-                run(&url, format!("CREATE DATABASE {database}")).await;
-                Some(Server { url, database })
-            }
+            Engine::Postgres => Some(Lent::take(server_url()).await),
         };
         Self { around, server }
     }
@@ -57,7 +44,7 @@ impl Place {
     pub(crate) fn config(&self) -> Config {
         match &self.server {
             None => Config::local(self.directory()),
-            Some(server) => Config::local_postgres(self.directory(), server.database_url(), KEY),
+            Some(server) => Config::local_postgres(self.directory(), server.url(), KEY),
         }
     }
 
@@ -91,9 +78,7 @@ impl Place {
                 let options = SqliteConnectOptions::new().filename(file).busy_timeout(Duration::from_secs(10));
                 Beside::Sqlite(SqliteConnection::connect_with(&options).await.expect("the database opens"))
             }
-            Some(server) => {
-                Beside::Postgres(PgConnection::connect(&server.database_url()).await.expect("the server answers"))
-            }
+            Some(server) => Beside::Postgres(PgConnection::connect(&server.url()).await.expect("the server answers")),
         }
     }
 }
@@ -102,31 +87,4 @@ impl Place {
 enum Beside {
     Sqlite(SqliteConnection),
     Postgres(PgConnection),
-}
-
-impl Server {
-    /// The same server, this database.
-    fn database_url(&self) -> String {
-        let mut url: url::Url = self.url.parse().expect("VALETKEY_TEST_POSTGRES_URL is an address");
-        url.set_path(&self.database);
-        url.into()
-    }
-}
-
-async fn run(url: &str, statement: String) {
-    let mut connection = PgConnection::connect(url).await.expect("the server answers");
-    sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await.expect("the statement works");
-    connection.close().await.expect("closed");
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let Some(Server { url, database }) = self.server.take() else { return };
-        // A thread of its own: whoever drops this may stand inside a runtime that is ending.
-        let dropping = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(run(&url, format!("DROP DATABASE {database} WITH (FORCE)")));
-        });
-        assert!(dropping.join().is_ok() || std::thread::panicking(), "the test's database could not be dropped");
-    }
 }

@@ -23,7 +23,8 @@
 //! ```
 //!
 //! - **Engines.** PostgreSQL tests are `postgres::name`, and ignored unless `VALETKEY_TEST_POSTGRES_URL` names a
-//!   server. Each app has a database of its own there, dropped at its end. With `VALETKEY_TEST_FULL=1` they always run.
+//!   server. Each app has a database of its own there, emptied before it is used again, and dropped at the end. With
+//!   `VALETKEY_TEST_FULL=1` they always run.
 //! - **Time.** [`TestApp::advance`] moves the server's clock and the sandbox's together. Nothing sleeps.
 //! - **Scheduled work** is off: [`TestApp::run`] does one kind of it, [`TestApp::settle`] what is left of revocations.
 //! - **Callers.** [`TestApp::admin`], [`TestApp::application`] (`app`), [`TestApp::administration`] (`app` and
@@ -53,6 +54,7 @@ pub mod extra;
 mod flow;
 mod home;
 mod import;
+mod pool;
 mod setup;
 mod witness;
 
