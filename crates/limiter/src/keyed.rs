@@ -53,10 +53,7 @@ pub struct KeyedLimiter<K: Hash + Eq + Clone> {
 
 impl<K: Hash + Eq + Clone> fmt::Debug for KeyedLimiter<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyedLimiter")
-            .field("len", &self.len())
-            .field("bound", &self.bound)
-            .finish_non_exhaustive()
+        f.debug_struct("KeyedLimiter").field("len", &self.len()).field("bound", &self.bound).finish_non_exhaustive()
     }
 }
 
@@ -65,9 +62,7 @@ impl<K: Hash + Eq + Clone> KeyedLimiter<K> {
     pub fn new(per_window: u32, window: Duration, bound: Bound, clock: Arc<dyn Clock>) -> Self {
         let burst = NonZeroU32::new(per_window).unwrap_or(NonZeroU32::MIN);
         let each = (window / burst.get()).max(Duration::from_nanos(1));
-        let quota = Quota::with_period(each)
-            .unwrap_or(Quota::per_second(burst))
-            .allow_burst(burst);
+        let quota = Quota::with_period(each).unwrap_or(Quota::per_second(burst)).allow_burst(burst);
         let clock = Monotonic(clock);
         Self {
             limiter: RateLimiter::new(quota, DashMapStateStore::default(), clock.clone()),
@@ -88,19 +83,14 @@ impl<K: Hash + Eq + Clone> KeyedLimiter<K> {
                 return Err(self.window);
             }
         }
-        self.limiter
-            .check_key(key)
-            .map_err(|until| self.wait(&until))
+        self.limiter.check_key(key).map_err(|until| self.wait(&until))
     }
 
     fn sweep_when_full(&self) {
         let now = u64::try_from(self.clock.now().as_millis()).unwrap_or(u64::MAX);
         let last = self.swept_at.load(Ordering::Relaxed);
         let is_due = last == 0 || now.saturating_sub(last) >= 1_000;
-        let swap = || {
-            self.swept_at
-                .compare_exchange(last, now.max(1), Ordering::Relaxed, Ordering::Relaxed)
-        };
+        let swap = || self.swept_at.compare_exchange(last, now.max(1), Ordering::Relaxed, Ordering::Relaxed);
         if is_due && swap().is_ok() {
             self.sweep();
         }
@@ -148,15 +138,8 @@ mod tests {
             assert_eq!(limiter.check(&1), Ok(()));
         }
         let wait = limiter.check(&1).expect_err("the fourth");
-        assert!(
-            wait > Duration::from_secs(19) && wait <= Duration::from_secs(20),
-            "{wait:?}"
-        );
-        assert_eq!(
-            limiter.check(&2),
-            Ok(()),
-            "another key has a quota of its own"
-        );
+        assert!(wait > Duration::from_secs(19) && wait <= Duration::from_secs(20), "{wait:?}");
+        assert_eq!(limiter.check(&2), Ok(()), "another key has a quota of its own");
         clock.advance(wait + Duration::from_millis(1));
         assert_eq!(limiter.check(&1), Ok(()));
     }
@@ -181,23 +164,14 @@ mod tests {
         assert_eq!(refused, 950);
         assert_eq!(limiter.len(), 50);
         clock.advance(2 * MINUTE);
-        assert_eq!(
-            limiter.check(&7_777),
-            Ok(()),
-            "room is made once the quotas are whole"
-        );
+        assert_eq!(limiter.check(&7_777), Ok(()), "room is made once the quotas are whole");
         assert_eq!(limiter.len(), 1);
     }
 
     #[test]
     fn a_quota_of_thousands_is_refilled_evenly() {
         let clock = Arc::new(ManualClock::new());
-        let limiter = KeyedLimiter::new(
-            1_000,
-            Duration::from_secs(1),
-            Bound::Unbounded,
-            clock.clone(),
-        );
+        let limiter = KeyedLimiter::new(1_000, Duration::from_secs(1), Bound::Unbounded, clock.clone());
         let passed = (0..5_000).filter(|_| limiter.check(&1_u32).is_ok()).count();
         assert!((1_000..2_000).contains(&passed), "{passed}");
         clock.advance(Duration::from_millis(500));

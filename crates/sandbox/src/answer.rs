@@ -10,14 +10,7 @@ use crate::client::AnswerShape;
 use crate::token::mint;
 
 /// Members that move into `authed_user` in the nested shape.
-const NESTED_MEMBERS: [&str; 6] = [
-    "access_token",
-    "refresh_token",
-    "expires_in",
-    "token_type",
-    "scope",
-    "id",
-];
+const NESTED_MEMBERS: [&str; 6] = ["access_token", "refresh_token", "expires_in", "token_type", "scope", "id"];
 
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
@@ -28,14 +21,8 @@ pub(crate) struct Answer {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Content {
-    Members {
-        members: Map<String, Value>,
-        shape: AnswerShape,
-    },
-    Text {
-        content_type: String,
-        text: String,
-    },
+    Members { members: Map<String, Value>, shape: AnswerShape },
+    Text { content_type: String, text: String },
 }
 
 impl Answer {
@@ -44,34 +31,17 @@ impl Answer {
             Value::Object(members) => members,
             _ => Map::new(),
         };
-        Self {
-            status,
-            headers: Vec::new(),
-            content: Content::Members {
-                members,
-                shape: AnswerShape::Json,
-            },
-        }
+        Self { status, headers: Vec::new(), content: Content::Members { members, shape: AnswerShape::Json } }
     }
 
     /// An error answer (RFC 6749, section 5.2).
     pub(crate) fn error(status: u16, error: &str) -> Self {
-        Self::json(
-            status,
-            json!({ "error": error, "error_description": "said by the sandbox provider" }),
-        )
+        Self::json(status, json!({ "error": error, "error_description": "said by the sandbox provider" }))
     }
 
     pub(crate) fn text(status: u16, content_type: &str, text: impl Into<String>) -> Self {
-        let content = Content::Text {
-            content_type: content_type.to_owned(),
-            text: text.into(),
-        };
-        Self {
-            status,
-            headers: Vec::new(),
-            content,
-        }
+        let content = Content::Text { content_type: content_type.to_owned(), text: text.into() };
+        Self { status, headers: Vec::new(), content }
     }
 
     pub(crate) fn unavailable() -> Self {
@@ -118,25 +88,13 @@ impl Answer {
     /// The content type and the body.
     pub(crate) fn render(&self) -> (String, String) {
         let json = |members: &Map<String, Value>| {
-            (
-                "application/json".to_owned(),
-                serde_json::to_string(members).unwrap_or_default(),
-            )
+            ("application/json".to_owned(), serde_json::to_string(members).unwrap_or_default())
         };
         match &self.content {
             Content::Text { content_type, text } => (content_type.clone(), text.clone()),
-            Content::Members {
-                members,
-                shape: AnswerShape::Json,
-            } => json(members),
-            Content::Members {
-                members,
-                shape: AnswerShape::Nested,
-            } => json(&nest(members.clone())),
-            Content::Members {
-                members,
-                shape: AnswerShape::Form,
-            } => {
+            Content::Members { members, shape: AnswerShape::Json } => json(members),
+            Content::Members { members, shape: AnswerShape::Nested } => json(&nest(members.clone())),
+            Content::Members { members, shape: AnswerShape::Form } => {
                 let mut form = form_urlencoded::Serializer::new(String::new());
                 for (name, value) in members {
                     match value {
@@ -144,24 +102,15 @@ impl Answer {
                         other => form.append_pair(name, &other.to_string()),
                     };
                 }
-                (
-                    "application/x-www-form-urlencoded".to_owned(),
-                    form.finish(),
-                )
+                ("application/x-www-form-urlencoded".to_owned(), form.finish())
             }
         }
     }
 
     /// The response with this body in place of its own; a length of `None` means chunks.
-    pub(crate) fn with_body(
-        self,
-        content_type: &str,
-        length: Option<usize>,
-        body: Body,
-    ) -> Response {
+    pub(crate) fn with_body(self, content_type: &str, length: Option<usize>, body: Body) -> Response {
         let mut response = Response::new(body);
-        *response.status_mut() =
-            StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        *response.status_mut() = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Ok(content_type) = HeaderValue::from_str(content_type) {
@@ -191,11 +140,7 @@ fn nest(members: Map<String, Value>) -> Map<String, Value> {
     }
     let (mut inner, mut outer) = (Map::new(), Map::new());
     for (name, value) in members {
-        let home = if NESTED_MEMBERS.contains(&name.as_str()) {
-            &mut inner
-        } else {
-            &mut outer
-        };
+        let home = if NESTED_MEMBERS.contains(&name.as_str()) { &mut inner } else { &mut outer };
         home.insert(name, value);
     }
     outer.insert("ok".to_owned(), Value::Bool(true));
@@ -209,21 +154,15 @@ mod tests {
 
     #[test]
     fn the_nested_shape_moves_the_tokens_and_leaves_errors_alone() {
-        let answer = Answer::json(200, json!({"access_token": "a", "team": "t"}))
-            .shaped(AnswerShape::Nested);
-        assert_eq!(
-            answer.render().1,
-            r#"{"authed_user":{"access_token":"a"},"ok":true,"team":"t"}"#
-        );
-        let refused =
-            Answer::json(400, json!({"error": "invalid_grant"})).shaped(AnswerShape::Nested);
+        let answer = Answer::json(200, json!({"access_token": "a", "team": "t"})).shaped(AnswerShape::Nested);
+        assert_eq!(answer.render().1, r#"{"authed_user":{"access_token":"a"},"ok":true,"team":"t"}"#);
+        let refused = Answer::json(400, json!({"error": "invalid_grant"})).shaped(AnswerShape::Nested);
         assert_eq!(refused.render().1, r#"{"error":"invalid_grant"}"#);
     }
 
     #[test]
     fn the_form_shape_writes_numbers_as_text() {
-        let answer =
-            Answer::json(200, json!({"expires_in": 60, "scope": "a b"})).shaped(AnswerShape::Form);
+        let answer = Answer::json(200, json!({"expires_in": 60, "scope": "a b"})).shaped(AnswerShape::Form);
         assert_eq!(answer.render().1, "expires_in=60&scope=a+b");
     }
 }

@@ -43,8 +43,7 @@ impl Authorizations {
     /// Keeps a request until its page is answered, under an unguessable name.
     pub(crate) fn put_page(&mut self, request: AuthorizationRequest, now_ms: i64) -> String {
         if self.pages.len() >= SWEEP_ABOVE {
-            self.pages
-                .retain(|_, (_, made_at_ms)| now_ms - *made_at_ms < PAGE_LIFE_MS);
+            self.pages.retain(|_, (_, made_at_ms)| now_ms - *made_at_ms < PAGE_LIFE_MS);
         }
         let name = mint("", 0);
         self.pages.insert(name.clone(), (request, now_ms));
@@ -65,20 +64,12 @@ impl Authorizations {
         life_seconds: u64,
     ) -> String {
         if self.codes.len() >= SWEEP_ABOVE {
-            self.codes
-                .retain(|_, code| now_ms - code.expires_at_ms < PAGE_LIFE_MS);
+            self.codes.retain(|_, code| now_ms - code.expires_at_ms < PAGE_LIFE_MS);
         }
         let value = mint("sbx_code_", 0);
-        let life_ms = i64::try_from(life_seconds)
-            .unwrap_or(i64::MAX)
-            .saturating_mul(1000);
+        let life_ms = i64::try_from(life_seconds).unwrap_or(i64::MAX).saturating_mul(1000);
         let expires_at_ms = now_ms.saturating_add(life_ms);
-        let code = Code {
-            request,
-            user: user.to_owned(),
-            expires_at_ms,
-            redeemed_as: None,
-        };
+        let code = Code { request, user: user.to_owned(), expires_at_ms, redeemed_as: None };
         self.codes.insert(digest(&value), code);
         value
     }

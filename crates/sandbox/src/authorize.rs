@@ -20,10 +20,7 @@ use crate::state::{Shared, State};
 const DECISION_PATH: &str = "/authorize/decision";
 
 /// `GET /authorize`: the consent page, or at once the way back.
-pub(crate) async fn authorize(
-    AxumState(shared): AxumState<Arc<Shared>>,
-    OriginalUri(uri): OriginalUri,
-) -> Response {
+pub(crate) async fn authorize(AxumState(shared): AxumState<Arc<Shared>>, OriginalUri(uri): OriginalUri) -> Response {
     let parameters = Parameters::from_form(uri.query().unwrap_or_default());
     wait(&shared).await;
     let state = &mut *shared.lock();
@@ -54,9 +51,7 @@ pub(crate) async fn decision(
     wait(&shared).await;
     let now_ms = shared.clock.now_ms();
     let state = &mut *shared.lock();
-    let request = form
-        .get("page")
-        .and_then(|page| state.authorizations.take_page(page, now_ms));
+    let request = form.get("page").and_then(|page| state.authorizations.take_page(page, now_ms));
     let sequence = shared.record(
         state,
         Event {
@@ -64,25 +59,14 @@ pub(crate) async fn decision(
             at_ms: now_ms,
             path: uri.path().to_owned(),
             client_id: request.as_ref().map(|request| request.client_id.clone()),
-            scopes: request
-                .as_ref()
-                .map(|request| request.scopes.clone())
-                .unwrap_or_default(),
+            scopes: request.as_ref().map(|request| request.scopes.clone()).unwrap_or_default(),
             ..Event::default()
         },
     );
     let reply = match request {
-        None => Reply::Refusal(
-            "This page was answered already, or it is too old. Start again in the application.",
-        ),
+        None => Reply::Refusal("This page was answered already, or it is too old. Start again in the application."),
         Some(request) if form.get("decision") == Some("allow") => match form.get("account") {
-            Some(account)
-                if state
-                    .settings
-                    .accounts
-                    .iter()
-                    .any(|known| known.id == account) =>
-            {
+            Some(account) if state.settings.accounts.iter().any(|known| known.id == account) => {
                 allow(&shared, state, &request, account)
             }
             _ => Reply::Refusal("There is no such account here."),
@@ -137,20 +121,12 @@ fn decide(shared: &Shared, state: &mut State, parameters: &Parameters) -> Reply 
     }
     let prompt = parameters.get("prompt").unwrap_or_default();
     let hint = parameters.get("login_hint");
-    let hinted = hint.filter(|hint| {
-        state
-            .settings
-            .accounts
-            .iter()
-            .any(|account| account.id == *hint)
-    });
+    let hinted = hint.filter(|hint| state.settings.accounts.iter().any(|account| account.id == *hint));
     if prompt == "none" && !state.settings.auto_consent {
         let now_ms = shared.clock.now_ms();
         return match hinted {
             None => back_with_error(shared, state, &request, "login_required"),
-            Some(user) if has_consented(state, &request, user, now_ms) => {
-                allow(shared, state, &request, user)
-            }
+            Some(user) if has_consented(state, &request, user, now_ms) => allow(shared, state, &request, user),
             Some(_) => back_with_error(shared, state, &request, "consent_required"),
         };
     }
@@ -158,11 +134,7 @@ fn decide(shared: &Shared, state: &mut State, parameters: &Parameters) -> Reply 
         if hint == Some("deny") {
             return back_with_error(shared, state, &request, "access_denied");
         }
-        let first = state
-            .settings
-            .accounts
-            .first()
-            .map(|account| account.id.clone());
+        let first = state.settings.accounts.first().map(|account| account.id.clone());
         let own = hint.filter(|_| state.settings.any_account);
         return match hinted.or(own).map(str::to_owned).or(first) {
             Some(user) => allow(shared, state, &request, &user),
@@ -170,19 +142,9 @@ fn decide(shared: &Shared, state: &mut State, parameters: &Parameters) -> Reply 
         };
     }
     let scopes = client.grantable(&request.scopes);
-    let page = state
-        .authorizations
-        .put_page(request, shared.clock.now_ms());
-    let first = state
-        .settings
-        .accounts
-        .first()
-        .map(|account| account.id.as_str());
-    let chosen = if prompt.split(' ').any(|part| part == "select_account") {
-        None
-    } else {
-        hinted.or(first)
-    };
+    let page = state.authorizations.put_page(request, shared.clock.now_ms());
+    let first = state.settings.accounts.first().map(|account| account.id.as_str());
+    let chosen = if prompt.split(' ').any(|part| part == "select_account") { None } else { hinted.or(first) };
     Reply::Page(consent(&Consent {
         page: &page,
         client_name: &client.name,
@@ -195,10 +157,7 @@ fn decide(shared: &Shared, state: &mut State, parameters: &Parameters) -> Reply 
 
 /// The requested redirect URI if it is registered, or the only one there is.
 fn redirect_uri(client: &ClientSettings, parameters: &Parameters) -> Option<String> {
-    match (
-        parameters.get("redirect_uri"),
-        client.redirect_uris.as_slice(),
-    ) {
+    match (parameters.get("redirect_uri"), client.redirect_uris.as_slice()) {
         (Some(asked), _) => client.accepts_redirect_uri(asked).then(|| asked.to_owned()),
         (None, [only]) => Some(only.clone()),
         (None, _) => None,
@@ -207,69 +166,31 @@ fn redirect_uri(client: &ClientSettings, parameters: &Parameters) -> Option<Stri
 
 /// Whether a living grant of this user covers the request already.
 fn has_consented(state: &State, request: &AuthorizationRequest, user: &str, now_ms: i64) -> bool {
-    state
-        .grants
-        .find_by_owner(&request.client_id, user)
-        .into_iter()
-        .any(|id| {
-            state.grants.is_live(id, now_ms)
-                && state.grants.get(id).is_some_and(|grant| {
-                    request
-                        .scopes
-                        .iter()
-                        .all(|scope| grant.scopes.contains(scope))
-                })
-        })
+    state.grants.find_by_owner(&request.client_id, user).into_iter().any(|id| {
+        state.grants.is_live(id, now_ms)
+            && state.grants.get(id).is_some_and(|grant| request.scopes.iter().all(|scope| grant.scopes.contains(scope)))
+    })
 }
 
 fn allow(shared: &Shared, state: &mut State, request: &AuthorizationRequest, user: &str) -> Reply {
-    let life = state
-        .client(&request.client_id)
-        .map_or(60, |client| client.code_life_seconds);
-    let code = state
-        .authorizations
-        .issue_code(request.clone(), user, shared.clock.now_ms(), life);
+    let life = state.client(&request.client_id).map_or(60, |client| client.code_life_seconds);
+    let code = state.authorizations.issue_code(request.clone(), user, shared.clock.now_ms(), life);
     let pairs = vec![("code".to_owned(), code)];
     let location = back(shared, state, request, pairs);
-    Reply::Back {
-        location,
-        error: None,
-        user: Some(user.to_owned()),
-    }
+    Reply::Back { location, error: None, user: Some(user.to_owned()) }
 }
 
-fn back_with_error(
-    shared: &Shared,
-    state: &State,
-    request: &AuthorizationRequest,
-    error: &str,
-) -> Reply {
+fn back_with_error(shared: &Shared, state: &State, request: &AuthorizationRequest, error: &str) -> Reply {
     let mut pairs = vec![("error".to_owned(), error.to_owned())];
     if let Some(description) = &state.settings.authorize.error_description {
         pairs.push(("error_description".to_owned(), description.clone()));
     }
-    Reply::Back {
-        location: back(shared, state, request, pairs),
-        error: Some(error.to_owned()),
-        user: None,
-    }
+    Reply::Back { location: back(shared, state, request, pairs), error: Some(error.to_owned()), user: None }
 }
 
 /// The address to send the browser back to.
-fn back(
-    shared: &Shared,
-    state: &State,
-    request: &AuthorizationRequest,
-    mut pairs: Vec<(String, String)>,
-) -> String {
-    let AuthorizeSettings {
-        iss,
-        omit_state,
-        wrong_state,
-        doubled,
-        extra,
-        ..
-    } = &state.settings.authorize;
+fn back(shared: &Shared, state: &State, request: &AuthorizationRequest, mut pairs: Vec<(String, String)>) -> String {
+    let AuthorizeSettings { iss, omit_state, wrong_state, doubled, extra, .. } = &state.settings.authorize;
     if let Some(value) = request.state.as_ref().filter(|_| !omit_state) {
         let value = if *wrong_state { "another-state" } else { value };
         pairs.push(("state".to_owned(), value.to_owned()));
@@ -279,16 +200,8 @@ fn back(
         IssParameter::Other(issuer) => pairs.push(("iss".to_owned(), issuer.clone())),
         IssParameter::Absent => {}
     }
-    pairs.extend(
-        extra
-            .iter()
-            .map(|(name, value)| (name.clone(), value.clone())),
-    );
-    let again: Vec<_> = pairs
-        .iter()
-        .filter(|(name, _)| doubled.contains(name))
-        .cloned()
-        .collect();
+    pairs.extend(extra.iter().map(|(name, value)| (name.clone(), value.clone())));
+    let again: Vec<_> = pairs.iter().filter(|(name, _)| doubled.contains(name)).cloned().collect();
     pairs.extend(again);
     match Url::parse(&request.redirect_uri) {
         Ok(mut url) => {
@@ -304,26 +217,17 @@ fn finish(state: &mut State, sequence: u64, reply: Reply) -> Response {
     let (mut response, error, user) = match reply {
         Reply::Refusal(what) => (refusal(400, what), Some("refused".to_owned()), None),
         Reply::Page(page) => (html(200, page), None, None),
-        Reply::Back {
-            location,
-            error,
-            user,
-        } => {
+        Reply::Back { location, error, user } => {
             let mut response = (StatusCode::FOUND, "").into_response();
             if let Ok(location) = HeaderValue::from_str(&location) {
                 response.headers_mut().insert(header::LOCATION, location);
             }
-            response
-                .headers_mut()
-                .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
             (response, error, user)
         }
     };
     if let Some(policy) = state.settings.authorize.coop.header() {
-        response.headers_mut().insert(
-            "cross-origin-opener-policy",
-            HeaderValue::from_static(policy),
-        );
+        response.headers_mut().insert("cross-origin-opener-policy", HeaderValue::from_static(policy));
     }
     let status = response.status().as_u16();
     state.ledger.processed(sequence, |event| {

@@ -10,10 +10,7 @@ use url::{Host, Url};
 /// The default is `sandbox-client` with the secret `sandbox-secret` and any loopback redirect URI.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a switch of its own in a settings file"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own in a settings file")]
 pub struct ClientSettings {
     /// The client identifier.
     pub client_id: String,
@@ -250,11 +247,7 @@ impl Default for ClientSettings {
 impl ClientSettings {
     /// A client with this identifier and secret, and the default behaviour.
     pub fn new(client_id: impl Into<String>, secret: impl Into<String>) -> Self {
-        Self {
-            client_id: client_id.into(),
-            secrets: vec![secret.into()],
-            ..Self::default()
-        }
+        Self { client_id: client_id.into(), secrets: vec![secret.into()], ..Self::default() }
     }
 
     /// The same client with another rotation class.
@@ -269,10 +262,7 @@ impl ClientSettings {
             return false;
         };
         self.any_redirect_uri
-            || self
-                .redirect_uris
-                .iter()
-                .any(|registered| registered == redirect_uri)
+            || self.redirect_uris.iter().any(|registered| registered == redirect_uri)
             || (self.any_loopback_redirect_uri && is_loopback(&url))
     }
 
@@ -280,11 +270,7 @@ impl ClientSettings {
     pub(crate) fn grantable(&self, requested: &[String]) -> Vec<String> {
         match &self.grantable_scopes {
             None => requested.to_vec(),
-            Some(limit) => requested
-                .iter()
-                .filter(|scope| limit.contains(scope))
-                .cloned()
-                .collect(),
+            Some(limit) => requested.iter().filter(|scope| limit.contains(scope)).cloned().collect(),
         }
     }
 }
@@ -328,19 +314,10 @@ mod tests {
     #[test]
     fn the_default_client_takes_loopback_redirects_only() {
         let client = ClientSettings::default();
-        for good in [
-            "http://127.0.0.1:9/cb",
-            "http://localhost:1/x",
-            "http://[::1]/cb",
-        ] {
+        for good in ["http://127.0.0.1:9/cb", "http://localhost:1/x", "http://[::1]/cb"] {
             assert!(client.accepts_redirect_uri(good), "{good}");
         }
-        for bad in [
-            "https://app.example/cb",
-            "http://127.0.0.1.example/cb",
-            "javascript:alert(1)",
-            "/cb",
-        ] {
+        for bad in ["https://app.example/cb", "http://127.0.0.1.example/cb", "javascript:alert(1)", "/cb"] {
             assert!(!client.accepts_redirect_uri(bad), "{bad}");
         }
     }

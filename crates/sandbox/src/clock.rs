@@ -15,15 +15,9 @@ impl SandboxClock {
         let real = system_now_ms();
         let start = start_at_ms.unwrap_or(real);
         if frozen {
-            Self {
-                offset_ms: AtomicI64::new(0),
-                frozen_at_ms: Some(start),
-            }
+            Self { offset_ms: AtomicI64::new(0), frozen_at_ms: Some(start) }
         } else {
-            Self {
-                offset_ms: AtomicI64::new(start - real),
-                frozen_at_ms: None,
-            }
+            Self { offset_ms: AtomicI64::new(start - real), frozen_at_ms: None }
         }
     }
 
@@ -43,23 +37,16 @@ impl SandboxClock {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the sandbox plays a foreign party: this is the one home of its clock"
-)]
+#[expect(clippy::disallowed_methods, reason = "the sandbox plays a foreign party: this is the one home of its clock")]
 fn system_now_ms() -> i64 {
-    let since_epoch = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Writes an instant as an HTTP date (RFC 9110, section 5.6.7).
 pub(crate) fn http_date(at_ms: i64) -> String {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let seconds = at_ms.div_euclid(1000);
     let day_number = seconds.div_euclid(86_400);
     let second_of_day = seconds.rem_euclid(86_400);
@@ -81,8 +68,7 @@ fn civil_date(day_number: i64) -> (i64, usize, i64) {
     let mut year = 1970 + day_number.div_euclid(366);
     let days_before = |year: i64| {
         let past = year - 1;
-        (year - 1970) * 365 + (past / 4 - past / 100 + past / 400)
-            - (1969 / 4 - 1969 / 100 + 1969 / 400)
+        (year - 1970) * 365 + (past / 4 - past / 100 + past / 400) - (1969 / 4 - 1969 / 100 + 1969 / 400)
     };
     while days_before(year + 1) <= day_number {
         year += 1;
@@ -105,10 +91,7 @@ mod tests {
     #[test]
     fn http_dates_agree_with_the_example_of_the_rfc() {
         assert_eq!(http_date(784_111_777_000), "Sun, 06 Nov 1994 08:49:37 GMT");
-        assert_eq!(
-            http_date(1_709_164_800_000),
-            "Thu, 29 Feb 2024 00:00:00 GMT"
-        );
+        assert_eq!(http_date(1_709_164_800_000), "Thu, 29 Feb 2024 00:00:00 GMT");
         assert_eq!(http_date(0), "Thu, 01 Jan 1970 00:00:00 GMT");
     }
 

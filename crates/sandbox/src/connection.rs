@@ -109,15 +109,7 @@ impl Listener for CuttableListener {
                     let _ = stream.set_nodelay(true);
                     let (number, connection) = self.connections.add();
                     let connections = Arc::clone(&self.connections);
-                    return (
-                        CuttableStream {
-                            stream,
-                            number,
-                            connection,
-                            connections,
-                        },
-                        address,
-                    );
+                    return (CuttableStream { stream, number, connection, connections }, address);
                 }
                 // Out of file descriptors, or the peer has gone already: try again a little later.
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -155,11 +147,7 @@ impl Drop for CuttableStream {
 }
 
 impl AsyncRead for CuttableStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.check()?;
         let outcome = Pin::new(&mut self.stream).poll_read(cx, buf);
         if outcome.is_pending() {
@@ -172,11 +160,7 @@ impl AsyncRead for CuttableStream {
 }
 
 impl AsyncWrite for CuttableStream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.check()?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }

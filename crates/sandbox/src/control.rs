@@ -24,9 +24,7 @@ pub struct Control {
 
 impl fmt::Debug for Control {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Control")
-            .field("base_url", &self.shared.base_url)
-            .finish_non_exhaustive()
+        f.debug_struct("Control").field("base_url", &self.shared.base_url).finish_non_exhaustive()
     }
 }
 
@@ -89,47 +87,29 @@ impl Control {
 
     /// All registered clients by identifier.
     pub fn clients(&self) -> Vec<ClientSettings> {
-        let mut clients: Vec<_> = self
-            .shared
-            .lock()
-            .clients
-            .values()
-            .map(|client| (**client).clone())
-            .collect();
+        let mut clients: Vec<_> = self.shared.lock().clients.values().map(|client| (**client).clone()).collect();
         clients.sort_by(|one, other| one.client_id.cmp(&other.client_id));
         clients
     }
 
     /// One registered client.
     pub fn client(&self, client_id: &str) -> Option<ClientSettings> {
-        self.shared
-            .lock()
-            .client(client_id)
-            .map(|client| (*client).clone())
+        self.shared.lock().client(client_id).map(|client| (*client).clone())
     }
 
     /// Registers a client, or replaces its registration.
     pub fn put_client(&self, client: ClientSettings) {
-        self.shared
-            .lock()
-            .clients
-            .insert(client.client_id.clone(), Arc::new(client));
+        self.shared.lock().clients.insert(client.client_id.clone(), Arc::new(client));
     }
 
     /// Changes a registered client; its identifier stays.
-    pub fn update_client(
-        &self,
-        client_id: &str,
-        change: impl FnOnce(&mut ClientSettings),
-    ) -> Result<(), ControlError> {
+    pub fn update_client(&self, client_id: &str, change: impl FnOnce(&mut ClientSettings)) -> Result<(), ControlError> {
         let state = &mut *self.shared.lock();
         let client = find_client(state, client_id)?;
         let mut changed = (*client).clone();
         change(&mut changed);
         client_id.clone_into(&mut changed.client_id);
-        state
-            .clients
-            .insert(client_id.to_owned(), Arc::new(changed));
+        state.clients.insert(client_id.to_owned(), Arc::new(changed));
         Ok(())
     }
 
@@ -173,9 +153,7 @@ impl Control {
     /// Waits until so many requests stand at the gate at once; false after `limit`.
     #[must_use = "false means that too few requests came"]
     pub async fn wait_until_held_count(&self, gate: &str, count: usize, limit: Duration) -> bool {
-        tokio::time::timeout(limit, self.shared.gates.wait_until_held(gate, count))
-            .await
-            .is_ok()
+        tokio::time::timeout(limit, self.shared.gates.wait_until_held(gate, count)).await.is_ok()
     }
 
     /// Puts the whole provider out of order, or in order again. The control stays reachable.
@@ -185,11 +163,7 @@ impl Control {
 
     /// Answers 503 to everything, or works again.
     pub fn set_down(&self, down: bool) {
-        self.set_outage(if down {
-            Outage::Unavailable
-        } else {
-            Outage::None
-        });
+        self.set_outage(if down { Outage::Unavailable } else { Outage::None });
     }
 
     /// How far the provider is out of order.
@@ -207,13 +181,7 @@ impl Control {
 
     /// The events that satisfy a condition.
     pub fn events_where(&self, condition: impl Fn(&Event) -> bool) -> Vec<Event> {
-        self.shared
-            .lock()
-            .ledger
-            .iter()
-            .filter(|event| condition(event))
-            .cloned()
-            .collect()
+        self.shared.lock().ledger.iter().filter(|event| condition(event)).cloned().collect()
     }
 
     /// All token requests.
@@ -259,15 +227,12 @@ impl Control {
     /// Waits until so many token requests have arrived since start or clearing; false after 30 seconds.
     #[must_use = "false means that too few requests came"]
     pub async fn wait_for_token_requests(&self, count: u64) -> bool {
-        self.wait_for_token_requests_within(count, LONGEST_WAIT)
-            .await
+        self.wait_for_token_requests_within(count, LONGEST_WAIT).await
     }
 
     pub(crate) async fn wait_for_token_requests_within(&self, count: u64, limit: Duration) -> bool {
         let mut arrived = self.shared.token_requests.subscribe();
-        tokio::time::timeout(limit, arrived.wait_for(|arrived| *arrived >= count))
-            .await
-            .is_ok()
+        tokio::time::timeout(limit, arrived.wait_for(|arrived| *arrived >= count)).await.is_ok()
     }
 }
 
@@ -291,61 +256,36 @@ impl Control {
         let state = &*self.shared.lock();
         let now_ms = self.shared.clock.now_ms();
         let ids = state.grants.find_by_owner(client_id, user);
-        ids.into_iter()
-            .filter_map(|id| state.grants.view(id, now_ms))
-            .collect()
+        ids.into_iter().filter_map(|id| state.grants.view(id, now_ms)).collect()
     }
 
     /// One grant by name.
     pub fn grant(&self, grant: &str) -> Option<GrantView> {
-        self.shared
-            .lock()
-            .grants
-            .view(parse_grant_name(grant)?, self.shared.clock.now_ms())
+        self.shared.lock().grants.view(parse_grant_name(grant)?, self.shared.clock.now_ms())
     }
 
     /// The grant that a refresh or access token belongs to, dead or alive.
     pub fn grant_of_token(&self, token: &str) -> Option<GrantView> {
         let state = &*self.shared.lock();
-        state
-            .grants
-            .view(state.grants.grant_of(token)?, self.shared.clock.now_ms())
+        state.grants.view(state.grants.grant_of(token)?, self.shared.clock.now_ms())
     }
 
     /// Whether the protected resource accepts this access token now.
     pub fn is_access_token_live(&self, token: &str) -> bool {
-        self.shared
-            .lock()
-            .grants
-            .find_live_access(token, self.shared.clock.now_ms())
-            .is_some()
+        self.shared.lock().grants.find_live_access(token, self.shared.clock.now_ms()).is_some()
     }
 
     /// Whether this refresh token is unspent and its grant lives.
     pub fn is_refresh_token_live(&self, token: &str) -> bool {
-        self.shared
-            .lock()
-            .grants
-            .refresh_is_live(&digest(token), self.shared.clock.now_ms())
+        self.shared.lock().grants.refresh_is_live(&digest(token), self.shared.clock.now_ms())
     }
 
     /// Makes a living grant without a browser.
-    pub fn seed_grant(
-        &self,
-        client_id: &str,
-        user: &str,
-        scopes: &[&str],
-    ) -> Result<SeededGrant, ControlError> {
+    pub fn seed_grant(&self, client_id: &str, user: &str, scopes: &[&str]) -> Result<SeededGrant, ControlError> {
         let scopes: Vec<_> = scopes.iter().map(|scope| (*scope).to_owned()).collect();
         let state = &mut *self.shared.lock();
         let client = find_client(state, client_id)?;
-        Ok(seed(
-            state,
-            &client,
-            user,
-            &scopes,
-            self.shared.clock.now_ms(),
-        ))
+        Ok(seed(state, &client, user, &scopes, self.shared.clock.now_ms()))
     }
 
     /// Makes one living grant per user, for as many users as there are.
@@ -359,10 +299,7 @@ impl Control {
         let state = &mut *self.shared.lock();
         let client = find_client(state, client_id)?;
         let now_ms = self.shared.clock.now_ms();
-        Ok(users
-            .into_iter()
-            .map(|user| seed(state, &client, &user, &scopes, now_ms))
-            .collect())
+        Ok(users.into_iter().map(|user| seed(state, &client, &user, &scopes, now_ms)).collect())
     }
 
     /// Ends all grants of a client and user, as when the user removes the application; answers their names.
@@ -385,25 +322,11 @@ impl Control {
 }
 
 fn find_client(state: &State, client_id: &str) -> Result<Arc<ClientSettings>, ControlError> {
-    state
-        .client(client_id)
-        .ok_or_else(|| ControlError::UnknownClient(client_id.to_owned()))
+    state.client(client_id).ok_or_else(|| ControlError::UnknownClient(client_id.to_owned()))
 }
 
-fn seed(
-    state: &mut State,
-    client: &ClientSettings,
-    user: &str,
-    scopes: &[String],
-    now_ms: i64,
-) -> SeededGrant {
-    let issued = state.grants.open(
-        client,
-        user,
-        scopes.to_vec(),
-        client.issue_refresh_token,
-        now_ms,
-    );
+fn seed(state: &mut State, client: &ClientSettings, user: &str, scopes: &[String], now_ms: i64) -> SeededGrant {
+    let issued = state.grants.open(client, user, scopes.to_vec(), client.issue_refresh_token, now_ms);
     SeededGrant {
         grant: grant_name(issued.grant),
         user: user.to_owned(),
@@ -415,10 +338,5 @@ fn seed(
 }
 
 fn end(state: &mut State, ids: &[GrantId]) -> Vec<String> {
-    state
-        .grants
-        .end_all(ids, GrantEnd::RevokedByUser)
-        .into_iter()
-        .map(grant_name)
-        .collect()
+    state.grants.end_all(ids, GrantEnd::RevokedByUser).into_iter().map(grant_name).collect()
 }

@@ -23,14 +23,8 @@ pub(crate) fn routes(control: Control) -> Router {
         .route("/control/health", get(async || StatusCode::NO_CONTENT))
         .route("/control/settings", get(settings).patch(patch_settings))
         .route("/control/clients", get(clients))
-        .route(
-            "/control/clients/{client_id}",
-            put(put_client).patch(patch_client).delete(remove_client),
-        )
-        .route(
-            "/control/faults",
-            get(faults).post(inject).delete(clear_faults),
-        )
+        .route("/control/clients/{client_id}", put(put_client).patch(patch_client).delete(remove_client))
+        .route("/control/faults", get(faults).post(inject).delete(clear_faults))
         .route("/control/gates/{gate}/held", get(held))
         .route("/control/gates/{gate}/release", post(release))
         .route("/control/outage", get(outage).put(set_outage))
@@ -92,10 +86,7 @@ async fn put_client(
     Path(client_id): Path<String>,
     Json(client): Json<ClientSettings>,
 ) -> Json<ClientSettings> {
-    let client = ClientSettings {
-        client_id,
-        ..client
-    };
+    let client = ClientSettings { client_id, ..client };
     control.put_client(client.clone());
     Json(client)
 }
@@ -105,26 +96,14 @@ async fn patch_client(
     Path(client_id): Path<String>,
     Json(patch): Json<Value>,
 ) -> Result<Json<ClientSettings>, Refusal> {
-    let known = control
-        .client(&client_id)
-        .ok_or_else(|| ControlError::UnknownClient(client_id.clone()))?;
+    let known = control.client(&client_id).ok_or_else(|| ControlError::UnknownClient(client_id.clone()))?;
     let changed: ClientSettings = patched(&known, patch)?;
     control.update_client(&client_id, |client| client.clone_from(&changed))?;
-    Ok(Json(ClientSettings {
-        client_id,
-        ..changed
-    }))
+    Ok(Json(ClientSettings { client_id, ..changed }))
 }
 
-async fn remove_client(
-    State(control): State<Control>,
-    Path(client_id): Path<String>,
-) -> Result<StatusCode, Refusal> {
-    if control.remove_client(&client_id) {
-        Ok(StatusCode::NO_CONTENT)
-    } else {
-        Err(absent())
-    }
+async fn remove_client(State(control): State<Control>, Path(client_id): Path<String>) -> Result<StatusCode, Refusal> {
+    if control.remove_client(&client_id) { Ok(StatusCode::NO_CONTENT) } else { Err(absent()) }
 }
 
 /// Applies a merge patch (RFC 7396).
@@ -191,10 +170,7 @@ fn waited(came: bool) -> Result<StatusCode, Refusal> {
     if came {
         Ok(StatusCode::NO_CONTENT)
     } else {
-        Err(Refusal(
-            StatusCode::REQUEST_TIMEOUT,
-            "too few requests came".to_owned(),
-        ))
+        Err(Refusal(StatusCode::REQUEST_TIMEOUT, "too few requests came".to_owned()))
     }
 }
 
@@ -204,11 +180,7 @@ async fn held(
     Query(wait): Query<Wait>,
 ) -> Result<StatusCode, Refusal> {
     let count = usize::try_from(wait.count).unwrap_or(usize::MAX);
-    waited(
-        control
-            .wait_until_held_count(&gate, count, Duration::from_millis(wait.timeout_ms))
-            .await,
-    )
+    waited(control.wait_until_held_count(&gate, count, Duration::from_millis(wait.timeout_ms)).await)
 }
 
 async fn wait_for_token_requests(
@@ -216,11 +188,7 @@ async fn wait_for_token_requests(
     Query(wait): Query<Wait>,
 ) -> Result<StatusCode, Refusal> {
     let limit = Duration::from_millis(wait.timeout_ms);
-    waited(
-        control
-            .wait_for_token_requests_within(wait.count, limit)
-            .await,
-    )
+    waited(control.wait_for_token_requests_within(wait.count, limit).await)
 }
 
 async fn release(State(control): State<Control>, Path(gate): Path<String>) -> StatusCode {
@@ -234,9 +202,7 @@ struct OutageBody {
 }
 
 async fn outage(State(control): State<Control>) -> Json<OutageBody> {
-    Json(OutageBody {
-        outage: control.outage(),
-    })
+    Json(OutageBody { outage: control.outage() })
 }
 
 async fn set_outage(State(control): State<Control>, Json(body): Json<OutageBody>) -> StatusCode {
@@ -250,16 +216,12 @@ struct Now {
 }
 
 async fn clock(State(control): State<Control>) -> Json<Now> {
-    Json(Now {
-        now_ms: control.now_ms(),
-    })
+    Json(Now { now_ms: control.now_ms() })
 }
 
 async fn set_clock(State(control): State<Control>, Json(now): Json<Now>) -> Json<Now> {
     control.set_now_ms(now.now_ms);
-    Json(Now {
-        now_ms: control.now_ms(),
-    })
+    Json(Now { now_ms: control.now_ms() })
 }
 
 #[derive(Deserialize)]
@@ -269,9 +231,7 @@ struct Advance {
 
 async fn advance(State(control): State<Control>, Json(advance): Json<Advance>) -> Json<Now> {
     control.advance(Duration::from_millis(advance.ms));
-    Json(Now {
-        now_ms: control.now_ms(),
-    })
+    Json(Now { now_ms: control.now_ms() })
 }
 
 #[derive(Deserialize)]
@@ -287,12 +247,8 @@ struct LedgerFilter {
     after: u64,
 }
 
-async fn ledger(
-    State(control): State<Control>,
-    Query(filter): Query<LedgerFilter>,
-) -> Json<Vec<Event>> {
-    let fits =
-        |wanted: &Option<String>, found: &Option<String>| wanted.is_none() || wanted == found;
+async fn ledger(State(control): State<Control>, Query(filter): Query<LedgerFilter>) -> Json<Vec<Event>> {
+    let fits = |wanted: &Option<String>, found: &Option<String>| wanted.is_none() || wanted == found;
     Json(control.events_where(|event| {
         event.sequence > filter.after
             && filter.kind.is_none_or(|kind| kind == event.kind)
@@ -331,33 +287,16 @@ async fn grants(State(control): State<Control>, Query(filter): Query<GrantFilter
     match (&filter.client_id, &filter.user) {
         (Some(client_id), Some(user)) => Json(control.grants_of(client_id, user)).into_response(),
         (None, None) => Json(control.grants_from(filter.first, filter.limit)).into_response(),
-        _ => Refusal(
-            StatusCode::BAD_REQUEST,
-            "name both client_id and user, or neither".to_owned(),
-        )
-        .into_response(),
+        _ => Refusal(StatusCode::BAD_REQUEST, "name both client_id and user, or neither".to_owned()).into_response(),
     }
 }
 
-async fn grant(
-    State(control): State<Control>,
-    Path(grant): Path<String>,
-) -> Result<Response, Refusal> {
-    control
-        .grant(&grant)
-        .map(|view| Json(view).into_response())
-        .ok_or_else(absent)
+async fn grant(State(control): State<Control>, Path(grant): Path<String>) -> Result<Response, Refusal> {
+    control.grant(&grant).map(|view| Json(view).into_response()).ok_or_else(absent)
 }
 
-async fn revoke_grant(
-    State(control): State<Control>,
-    Path(grant): Path<String>,
-) -> Result<StatusCode, Refusal> {
-    if control.revoke_grant_by_user(&grant) {
-        Ok(StatusCode::NO_CONTENT)
-    } else {
-        Err(absent())
-    }
+async fn revoke_grant(State(control): State<Control>, Path(grant): Path<String>) -> Result<StatusCode, Refusal> {
+    if control.revoke_grant_by_user(&grant) { Ok(StatusCode::NO_CONTENT) } else { Err(absent()) }
 }
 
 #[derive(Deserialize)]
@@ -378,14 +317,9 @@ async fn seed(State(control): State<Control>, Json(seed): Json<Seed>) -> Result<
     let scopes: Vec<_> = seed.scopes.iter().map(String::as_str).collect();
     let users: Box<dyn Iterator<Item = String> + Send> = match (seed.user, seed.user_prefix) {
         (Some(user), None) => Box::new((0..seed.count).map(move |_| user.clone())),
-        (None, Some(prefix)) => {
-            Box::new((0..seed.count).map(move |number| format!("{prefix}{number}")))
-        }
+        (None, Some(prefix)) => Box::new((0..seed.count).map(move |number| format!("{prefix}{number}"))),
         _ => {
-            return Err(Refusal(
-                StatusCode::BAD_REQUEST,
-                "name either user or user_prefix".to_owned(),
-            ));
+            return Err(Refusal(StatusCode::BAD_REQUEST, "name either user or user_prefix".to_owned()));
         }
     };
     let grants = control.seed_grants(&seed.client_id, users, &scopes)?;
@@ -417,13 +351,6 @@ async fn token_state(State(control): State<Control>, Json(token): Json<Token>) -
     }))
 }
 
-async fn end_token(
-    State(control): State<Control>,
-    Json(token): Json<Token>,
-) -> Result<StatusCode, Refusal> {
-    if control.end_access_token(&token.token) {
-        Ok(StatusCode::NO_CONTENT)
-    } else {
-        Err(absent())
-    }
+async fn end_token(State(control): State<Control>, Json(token): Json<Token>) -> Result<StatusCode, Refusal> {
+    if control.end_access_token(&token.token) { Ok(StatusCode::NO_CONTENT) } else { Err(absent()) }
 }

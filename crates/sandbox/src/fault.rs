@@ -179,16 +179,7 @@ fn once() -> Option<u32> {
 impl FaultRule {
     /// This fault at this place, once.
     pub fn new(endpoint: Endpoint, fault: Fault) -> Self {
-        Self {
-            endpoint,
-            client_id: None,
-            grant_type: None,
-            grant: None,
-            skip: 0,
-            times: Some(1),
-            commit: None,
-            fault,
-        }
+        Self { endpoint, client_id: None, grant_type: None, grant: None, skip: 0, times: Some(1), commit: None, fault }
     }
 
     /// This fault at the next token request.
@@ -340,15 +331,8 @@ pub(crate) struct Scripted {
 
 impl Scripted {
     pub(crate) fn new(fault: Fault, commit: Option<Commit>) -> Self {
-        let fitting = if fault.shows_true_answer() {
-            Commit::Before
-        } else {
-            Commit::Never
-        };
-        Self {
-            fault,
-            commit: commit.unwrap_or(fitting),
-        }
+        let fitting = if fault.shows_true_answer() { Commit::Before } else { Commit::Never };
+        Self { fault, commit: commit.unwrap_or(fitting) }
     }
 }
 
@@ -403,9 +387,8 @@ impl FaultQueue {
 
 impl FaultRule {
     fn matches(&self, request: &Request<'_>) -> bool {
-        let fits = |wanted: &Option<String>, found: Option<&str>| {
-            wanted.as_deref().is_none_or(|wanted| found == Some(wanted))
-        };
+        let fits =
+            |wanted: &Option<String>, found: Option<&str>| wanted.as_deref().is_none_or(|wanted| found == Some(wanted));
         self.endpoint == request.endpoint
             && self.times != Some(0)
             && fits(&self.client_id, request.client_id)
@@ -450,9 +433,10 @@ mod tests {
     fn a_rule_in_json_needs_only_its_fault() {
         let rule: FaultRule = serde_json::from_str(r#"{"fault":"hang"}"#).unwrap();
         assert_eq!(rule, FaultRule::token(Fault::Hang));
-        let rule: FaultRule =
-            serde_json::from_str(r#"{"endpoint":"revoke","times":null,"commit":"before","fault":{"status":{"code":503}}}"#)
-                .unwrap();
+        let rule: FaultRule = serde_json::from_str(
+            r#"{"endpoint":"revoke","times":null,"commit":"before","fault":{"status":{"code":503}}}"#,
+        )
+        .unwrap();
         assert_eq!(rule.times, None);
         assert_eq!(rule.commit, Some(Commit::Before));
     }
@@ -461,28 +445,15 @@ mod tests {
     fn a_fault_is_named_as_in_its_json() {
         let all = [
             Fault::Hang,
-            Fault::OAuthError {
-                status: 400,
-                error: String::new(),
-            },
-            Fault::ErrorInside200 {
-                error: String::new(),
-            },
-            Fault::Status {
-                code: 500,
-                body: String::new(),
-                headers: BTreeMap::new(),
-            },
-            Fault::HoldUntilReleased {
-                gate: String::new(),
-            },
+            Fault::OAuthError { status: 400, error: String::new() },
+            Fault::ErrorInside200 { error: String::new() },
+            Fault::Status { code: 500, body: String::new(), headers: BTreeMap::new() },
+            Fault::HoldUntilReleased { gate: String::new() },
         ];
         for fault in all {
             let json = serde_json::to_value(&fault).unwrap();
-            let name = json.as_str().map_or_else(
-                || json.as_object().unwrap().keys().next().unwrap().clone(),
-                str::to_owned,
-            );
+            let name =
+                json.as_str().map_or_else(|| json.as_object().unwrap().keys().next().unwrap().clone(), str::to_owned);
             assert_eq!(name, fault.name());
         }
     }

@@ -29,12 +29,7 @@ pub(crate) async fn faults(
     let Some(endpoint) = endpoint_of(request.uri().path()) else {
         return next.run(request).await;
     };
-    let asked = Request {
-        endpoint,
-        client_id: None,
-        grant_type: None,
-        grant: None,
-    };
+    let asked = Request { endpoint, client_id: None, grant_type: None, grant: None };
     let scripted = {
         let state = &mut *shared.lock();
         let scripted = state.take_fault(&asked);
@@ -44,11 +39,7 @@ pub(crate) async fn faults(
     let Some(scripted) = scripted else {
         return next.run(request).await;
     };
-    let truth = if scripted.commit == Commit::Before {
-        Some(next.run(request).await)
-    } else {
-        None
-    };
+    let truth = if scripted.commit == Commit::Before { Some(next.run(request).await) } else { None };
     match scripted.fault {
         fault @ (Fault::Delay { .. } | Fault::HoldUntilReleased { .. }) => {
             wait(&shared, &fault).await;
@@ -70,9 +61,7 @@ fn endpoint_of(path: &str) -> Option<Endpoint> {
         "/introspect" => Some(Endpoint::Introspect),
         "/userinfo" => Some(Endpoint::Userinfo),
         "/jwks" => Some(Endpoint::Jwks),
-        "/.well-known/openid-configuration" | "/.well-known/oauth-authorization-server" => {
-            Some(Endpoint::Discovery)
-        }
+        "/.well-known/openid-configuration" | "/.well-known/oauth-authorization-server" => Some(Endpoint::Discovery),
         path if path.starts_with("/api/") => Some(Endpoint::Api),
         _ => None,
     }
@@ -86,10 +75,7 @@ async fn read(response: Response) -> Answer {
     let mut answer = if let Ok(members @ Value::Object(_)) = serde_json::from_slice(&bytes) {
         Answer::json(status, members)
     } else {
-        let content_type = parts
-            .headers
-            .get(header::CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok());
+        let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let text = String::from_utf8_lossy(&bytes).into_owned();
         Answer::text(status, content_type.unwrap_or("text/plain"), text)
     };

@@ -20,12 +20,9 @@ struct Gate {
 impl Gates {
     fn find_or_make(&self, name: &str) -> Arc<Gate> {
         let mut gates = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
-        let gate = gates.entry(name.to_owned()).or_insert_with(|| {
-            Arc::new(Gate {
-                open: watch::Sender::new(false),
-                waiting: watch::Sender::new(0),
-            })
-        });
+        let gate = gates
+            .entry(name.to_owned())
+            .or_insert_with(|| Arc::new(Gate { open: watch::Sender::new(false), waiting: watch::Sender::new(0) }));
         Arc::clone(gate)
     }
 

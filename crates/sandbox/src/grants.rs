@@ -105,10 +105,7 @@ impl GrantBook {
         now_ms: i64,
     ) -> Issued {
         let id = self.grants.len();
-        let owner = (
-            Arc::<str>::from(client.client_id.as_str()),
-            Arc::<str>::from(user),
-        );
+        let owner = (Arc::<str>::from(client.client_id.as_str()), Arc::<str>::from(user));
         self.grants.push(Grant {
             client_id: Arc::clone(&owner.0),
             user: Arc::clone(&owner.1),
@@ -125,11 +122,7 @@ impl GrantBook {
         siblings.push(id);
         let ended = match client.max_live_grants {
             Some(limit) => {
-                let live: Vec<_> = siblings
-                    .iter()
-                    .copied()
-                    .filter(|id| self.grants[*id].ended.is_none())
-                    .collect();
+                let live: Vec<_> = siblings.iter().copied().filter(|id| self.grants[*id].ended.is_none()).collect();
                 let excess = live.len().saturating_sub(limit);
                 self.end_all(&live[..excess], GrantEnd::Displaced)
             }
@@ -175,11 +168,7 @@ impl GrantBook {
         let was_current = self.refresh_is_live(token, now_ms);
         let record = self.refresh_tokens.get_mut(token)?;
         record.presentations += 1;
-        Some(Presentation {
-            grant: record.grant,
-            times: record.presentations,
-            was_current,
-        })
+        Some(Presentation { grant: record.grant, times: record.presentations, was_current })
     }
 
     /// Uses a refresh token under the client's rotation class.
@@ -192,65 +181,38 @@ impl GrantBook {
         now_ms: i64,
     ) -> Result<Issued, Refused> {
         let presented = digest(token);
-        let record = self
-            .refresh_tokens
-            .get(&presented)
-            .ok_or_else(Refused::default)?;
+        let record = self.refresh_tokens.get(&presented).ok_or_else(Refused::default)?;
         let id = record.grant;
         let spent_at_ms = record.spent_at_ms;
         let reuse = spent_at_ms.is_some();
         let grant = &self.grants[id];
         if *grant.client_id != *client.client_id || !grant.is_live(now_ms) {
-            return Err(Refused {
-                reuse,
-                ..Refused::default()
-            });
+            return Err(Refused { reuse, ..Refused::default() });
         }
         if let Some(spent_at_ms) = spent_at_ms {
             let ended = match client.rotation {
                 Rotation::Grace { seconds } if within(spent_at_ms, seconds, now_ms) => Vec::new(),
                 Rotation::StrictWide => self.end_owner(id, GrantEnd::TokenReused),
-                Rotation::Strict | Rotation::Grace { .. } => {
-                    self.end_all(&[id], GrantEnd::TokenReused)
-                }
+                Rotation::Strict | Rotation::Grace { .. } => self.end_all(&[id], GrantEnd::TokenReused),
                 Rotation::NonRotating | Rotation::Soft | Rotation::SoftUntilSuccessorUsed => {
-                    return Err(Refused {
-                        reuse,
-                        ..Refused::default()
-                    });
+                    return Err(Refused { reuse, ..Refused::default() });
                 }
             };
             if !ended.is_empty() {
-                return Err(Refused {
-                    reuse,
-                    ended,
-                    invalid_scope: false,
-                });
+                return Err(Refused { reuse, ended, invalid_scope: false });
             }
         }
         if record_has_lapsed(&self.refresh_tokens[&presented], client, now_ms) {
-            return Err(Refused {
-                reuse,
-                ..Refused::default()
-            });
+            return Err(Refused { reuse, ..Refused::default() });
         }
         let scopes = match narrowed {
-            Some(asked)
-                if asked
-                    .iter()
-                    .any(|scope| !self.grants[id].scopes.contains(scope)) =>
-            {
-                return Err(Refused {
-                    invalid_scope: true,
-                    reuse,
-                    ended: Vec::new(),
-                });
+            Some(asked) if asked.iter().any(|scope| !self.grants[id].scopes.contains(scope)) => {
+                return Err(Refused { invalid_scope: true, reuse, ended: Vec::new() });
             }
             Some(asked) => asked,
             None => self.grants[id].scopes.clone(),
         };
-        let (refresh_token, rotated) =
-            self.rotate(client, token, presented, force_rotation, now_ms);
+        let (refresh_token, rotated) = self.rotate(client, token, presented, force_rotation, now_ms);
         if client.access_dies_on_refresh {
             for access in self.grants[id].access_tokens.drain(..) {
                 self.access_tokens.remove(&access);
@@ -282,10 +244,7 @@ impl GrantBook {
         let mut predecessor = None;
         if let Some(record) = self.refresh_tokens.get_mut(&presented) {
             record.last_used_at_ms = now_ms;
-            if matches!(
-                client.rotation,
-                Rotation::Grace { .. } | Rotation::Strict | Rotation::StrictWide
-            ) {
+            if matches!(client.rotation, Rotation::Grace { .. } | Rotation::Strict | Rotation::StrictWide) {
                 record.spent_at_ms.get_or_insert(now_ms);
             }
             predecessor = record.predecessor;
@@ -294,31 +253,19 @@ impl GrantBook {
             return (client.echo_refresh_token.then(|| token.to_owned()), false);
         }
         if client.rotation == Rotation::SoftUntilSuccessorUsed {
-            while let Some(record) =
-                predecessor.and_then(|older| self.refresh_tokens.get_mut(&older))
-            {
+            while let Some(record) = predecessor.and_then(|older| self.refresh_tokens.get_mut(&older)) {
                 record.spent_at_ms.get_or_insert(now_ms);
                 predecessor = record.predecessor;
             }
         }
         let id = self.refresh_tokens[&presented].grant;
-        (
-            Some(self.mint_refresh(client, id, Some(presented), now_ms)),
-            true,
-        )
+        (Some(self.mint_refresh(client, id, Some(presented), now_ms)), true)
     }
 
     /// Revokes a token of this client (RFC 7009) and answers its grant and the grants that ended.
-    pub(crate) fn revoke(
-        &mut self,
-        client: &ClientSettings,
-        token: &str,
-    ) -> Option<(GrantId, Vec<GrantId>)> {
+    pub(crate) fn revoke(&mut self, client: &ClientSettings, token: &str) -> Option<(GrantId, Vec<GrantId>)> {
         let presented = digest(token);
-        let (id, is_refresh) = match (
-            self.refresh_tokens.get(&presented),
-            self.access_tokens.get(&presented),
-        ) {
+        let (id, is_refresh) = match (self.refresh_tokens.get(&presented), self.access_tokens.get(&presented)) {
             (Some(record), _) => (record.grant, true),
             (None, Some(record)) => (record.grant, false),
             (None, None) => return None,
@@ -329,9 +276,7 @@ impl GrantBook {
         let ended = match client.revocation {
             RevocationReach::UserClient => self.end_owner(id, GrantEnd::RevokedByClient),
             RevocationReach::Grant => self.end_all(&[id], GrantEnd::RevokedByClient),
-            RevocationReach::RefreshEndsGrant if is_refresh => {
-                self.end_all(&[id], GrantEnd::RevokedByClient)
-            }
+            RevocationReach::RefreshEndsGrant if is_refresh => self.end_all(&[id], GrantEnd::RevokedByClient),
             RevocationReach::RefreshEndsGrant | RevocationReach::Token => {
                 self.refresh_tokens.remove(&presented);
                 self.access_tokens.remove(&presented);
@@ -363,11 +308,7 @@ impl GrantBook {
         let grant = &self.grants[id];
         let siblings = self.find_by_owner(&grant.client_id.clone(), &grant.user.clone());
         let mut ended = self.end_all(&[id], why);
-        let of_siblings = if why == GrantEnd::TokenReused {
-            GrantEnd::SiblingTokenReused
-        } else {
-            why
-        };
+        let of_siblings = if why == GrantEnd::TokenReused { GrantEnd::SiblingTokenReused } else { why };
         ended.extend(self.end_all(&siblings, of_siblings));
         ended
     }
@@ -413,9 +354,8 @@ impl GrantBook {
         if grant.access_tokens.len() >= ACCESS_TOKENS_BEFORE_SWEEP {
             let book = &mut self.access_tokens;
             grant.access_tokens.retain(|token| {
-                let live = book
-                    .get(token)
-                    .is_some_and(|record| !record.revoked && !lapsed(record.expires_at_ms, now_ms));
+                let live =
+                    book.get(token).is_some_and(|record| !record.revoked && !lapsed(record.expires_at_ms, now_ms));
                 if !live {
                     book.remove(token);
                 }
@@ -459,9 +399,7 @@ pub(crate) fn parse_grant_name(name: &str) -> Option<GrantId> {
 
 fn record_has_lapsed(record: &RefreshToken, client: &ClientSettings, now_ms: i64) -> bool {
     lapsed(record.expires_at_ms, now_ms)
-        || client
-            .refresh_idle_seconds
-            .is_some_and(|idle| !within(record.last_used_at_ms, idle, now_ms))
+        || client.refresh_idle_seconds.is_some_and(|idle| !within(record.last_used_at_ms, idle, now_ms))
 }
 
 fn lapsed(end_ms: Option<i64>, now_ms: i64) -> bool {

@@ -71,13 +71,8 @@ fn encode_both(header: &Value, body: &Value) -> String {
 mod tests {
     use super::*;
 
-    const CLAIMS: Claims<'_> = Claims {
-        issuer: "https://i",
-        subject: "user-a",
-        name: "User A",
-        nonce: Some("n"),
-        now_ms: 1_000_000,
-    };
+    const CLAIMS: Claims<'_> =
+        Claims { issuer: "https://i", subject: "user-a", name: "User A", nonce: Some("n"), now_ms: 1_000_000 };
 
     fn body_of(token: &str) -> Value {
         let part = token.split('.').nth(1).unwrap();
@@ -95,37 +90,16 @@ mod tests {
         let (signed, signature) = token.rsplit_once('.').unwrap();
         let mut mac = Hmac::<Sha256>::new_from_slice(b"sandbox-secret").unwrap();
         mac.update(signed.as_bytes());
-        mac.verify_slice(&BASE64URL_NOPAD.decode(signature.as_bytes()).unwrap())
-            .unwrap();
+        mac.verify_slice(&BASE64URL_NOPAD.decode(signature.as_bytes()).unwrap()).unwrap();
     }
 
     #[test]
     fn each_scripted_defect_shows() {
-        let with = |id_token| {
-            sign(
-                &ClientSettings {
-                    id_token,
-                    ..ClientSettings::default()
-                },
-                &CLAIMS,
-            )
-        };
+        let with = |id_token| sign(&ClientSettings { id_token, ..ClientSettings::default() }, &CLAIMS);
         assert_eq!(with(IdToken::Absent), None);
-        assert!(
-            body_of(&with(IdToken::NoNonce).unwrap())
-                .get("nonce")
-                .is_none()
-        );
-        assert_eq!(
-            body_of(&with(IdToken::WrongIssuer).unwrap())["iss"],
-            "https://other.example"
-        );
-        assert!(
-            body_of(&with(IdToken::Expired).unwrap())["exp"]
-                .as_i64()
-                .unwrap()
-                < 1000
-        );
+        assert!(body_of(&with(IdToken::NoNonce).unwrap()).get("nonce").is_none());
+        assert_eq!(body_of(&with(IdToken::WrongIssuer).unwrap())["iss"], "https://other.example");
+        assert!(body_of(&with(IdToken::Expired).unwrap())["exp"].as_i64().unwrap() < 1000);
         assert!(with(IdToken::Unsigned).unwrap().ends_with('.'));
     }
 }

@@ -131,13 +131,7 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     pub(crate) fn new(keep: LedgerSettings) -> Self {
-        Self {
-            keep,
-            events: VecDeque::new(),
-            next_sequence: 1,
-            next_processed: 1,
-            counters: Counters::default(),
-        }
+        Self { keep, events: VecDeque::new(), next_sequence: 1, next_processed: 1, counters: Counters::default() }
     }
 
     pub(crate) fn set_keep(&mut self, keep: LedgerSettings) {
@@ -238,10 +232,7 @@ mod tests {
         let third = ledger.record(Event::default());
         ledger.processed(first, |event| event.status = Some(200));
         ledger.processed(third, |event| event.status = Some(201));
-        let seen: Vec<_> = ledger
-            .iter()
-            .map(|event| (event.sequence, event.status))
-            .collect();
+        let seen: Vec<_> = ledger.iter().map(|event| (event.sequence, event.status)).collect();
         assert_eq!(seen, [(2, None), (3, Some(201))]);
         assert_eq!(ledger.counters.token_requests, 3);
     }

@@ -33,17 +33,13 @@ mod token;
 mod token_endpoint;
 mod view;
 
-pub use client::{
-    AnswerShape, ClientAuth, ClientSettings, ExpiresIn, IdToken, RevocationReach, Rotation,
-    ScopeAnswer,
-};
+pub use client::{AnswerShape, ClientAuth, ClientSettings, ExpiresIn, IdToken, RevocationReach, Rotation, ScopeAnswer};
 pub use control::{Control, ControlError};
 pub use fault::{Commit, Endpoint, Fault, FaultRule, RetryAfter};
 pub use ledger::{AuthMethod, Committed, Counters, Event, EventKind};
 pub use server::Sandbox;
 pub use settings::{
-    Account, AuthorizeSettings, Coop, DiscoverySettings, IssParameter, LedgerSettings,
-    SandboxSettings,
+    Account, AuthorizeSettings, Coop, DiscoverySettings, IssParameter, LedgerSettings, SandboxSettings,
 };
 pub use token::fingerprint;
 pub use view::{AccessView, GrantEnd, GrantView, Outage, SeededGrant};

@@ -38,11 +38,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
     let mut options = Options::default();
     let (mut port, mut class, mut auto_consent) = (None, None, false);
     while let Some(name) = arguments.next() {
-        let mut value = || {
-            arguments
-                .next()
-                .ok_or_else(|| format!("{name} needs a value"))
-        };
+        let mut value = || arguments.next().ok_or_else(|| format!("{name} needs a value"));
         match name.as_str() {
             "--port" => {
                 let number = value()?.parse();
@@ -55,13 +51,10 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<Options, String> {
             "--settings" => {
                 let text = value()?;
                 let text = match text.strip_prefix('@') {
-                    Some(path) => {
-                        std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?
-                    }
+                    Some(path) => std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?,
                     None => text,
                 };
-                options.settings =
-                    serde_json::from_str(&text).map_err(|error| format!("settings: {error}"))?;
+                options.settings = serde_json::from_str(&text).map_err(|error| format!("settings: {error}"))?;
             }
             other => return Err(format!("there is no option {other}")),
         }
@@ -82,31 +75,21 @@ fn run(options: Options) -> Result<(), String> {
     if options.help {
         return write!(io::stdout(), "{USAGE}").map_err(|error| error.to_string());
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| error.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| error.to_string())?;
     let served = runtime.block_on(async {
-        let sandbox = Sandbox::start(options.settings)
-            .await
-            .map_err(|error| error.to_string())?;
+        let sandbox = Sandbox::start(options.settings).await.map_err(|error| error.to_string())?;
         // The first line of standard output is the address: whoever started the process reads it.
         let mut out = io::stdout();
-        writeln!(out, "{}", sandbox.base_url())
-            .and_then(|()| out.flush())
-            .map_err(|error| error.to_string())?;
+        writeln!(out, "{}", sandbox.base_url()).and_then(|()| out.flush()).map_err(|error| error.to_string())?;
         if options.until_eof {
-            let ended = tokio::task::spawn_blocking(|| {
-                io::copy(&mut io::stdin().lock().by_ref(), &mut io::sink())
-            });
+            let ended = tokio::task::spawn_blocking(|| io::copy(&mut io::stdin().lock().by_ref(), &mut io::sink()));
             tokio::select! {
                 _ = ended => {}
                 _ = tokio::signal::ctrl_c() => {}
             }
         } else {
-            tokio::signal::ctrl_c()
-                .await
-                .map_err(|error| error.to_string())?;
+            tokio::signal::ctrl_c().await.map_err(|error| error.to_string())?;
         }
         sandbox.stop().await;
         Ok(())

@@ -31,10 +31,7 @@ fn document(shared: &Shared, enabled: bool) -> Response {
     let state = shared.lock();
     let base = &shared.base_url;
     let settings = &state.settings.discovery;
-    let issuer = settings
-        .issuer
-        .clone()
-        .unwrap_or_else(|| shared.issuer(&state));
+    let issuer = settings.issuer.clone().unwrap_or_else(|| shared.issuer(&state));
     let mut document = json!({
         "issuer": issuer,
         "authorization_endpoint": format!("{base}/authorize"),

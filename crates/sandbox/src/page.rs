@@ -20,11 +20,7 @@ pub(crate) struct Consent<'a> {
 pub(crate) fn consent(consent: &Consent<'_>) -> String {
     let mut accounts = String::new();
     for (index, account) in consent.accounts.iter().enumerate() {
-        let checked = if consent.chosen == Some(account.id.as_str()) {
-            " checked"
-        } else {
-            ""
-        };
+        let checked = if consent.chosen == Some(account.id.as_str()) { " checked" } else { "" };
         let (id, name) = (escape(&account.id), escape(&account.name));
         accounts.push_str(&format_args!(
             r#"<label class="account" for="account-{index}"><input type="radio" id="account-{index}" name="account" value="{id}" required{checked}><span class="who"><b>{name}</b><span class="id">{id}</span></span></label>
@@ -71,18 +67,9 @@ pub(crate) fn html(status: u16, document: String) -> Response {
     let headers = response.headers_mut();
     // No `form-action`: Chromium applies it to the redirect back to the application as well.
     let policy = "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'";
-    headers.insert(
-        header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static(policy),
-    );
-    headers.insert(
-        header::REFERRER_POLICY,
-        HeaderValue::from_static("no-referrer"),
-    );
-    headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
@@ -134,10 +121,7 @@ mod tests {
     #[test]
     fn nothing_that_was_sent_becomes_markup() {
         let scopes = ["<script>".to_owned()];
-        let accounts = [Account {
-            id: "\"x".to_owned(),
-            name: "<b>".to_owned(),
-        }];
+        let accounts = [Account { id: "\"x".to_owned(), name: "<b>".to_owned() }];
         let page = consent(&Consent {
             page: "p",
             client_name: "a&b",

@@ -52,9 +52,7 @@ impl Parameters {
     /// Reads a body as JSON if it says so, else as a form; query parameters count as well.
     pub(crate) fn from_request(headers: &HeaderMap, query: Option<&str>, body: &[u8]) -> Self {
         let mut parameters = Self::from_form(query.unwrap_or_default());
-        let content_type = headers
-            .get(header::CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok());
+        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         if content_type.is_some_and(|value| value.starts_with("application/json")) {
             match serde_json::from_slice(body) {
                 Ok(Value::Object(members)) => {
@@ -86,10 +84,7 @@ impl Parameters {
 
     /// A parameter; an empty one counts as absent (RFC 6749, section 3.1).
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.values
-            .get(name)
-            .map(String::as_str)
-            .filter(|value| !value.is_empty())
+        self.values.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
     pub(crate) fn is_malformed(&self) -> bool {
@@ -102,20 +97,13 @@ impl Parameters {
 
     pub(crate) fn recordable(&self) -> BTreeMap<String, String> {
         let kept = |(name, _): &(&String, &String)| !UNRECORDED.contains(&name.as_str());
-        self.values
-            .iter()
-            .filter(kept)
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect()
+        self.values.iter().filter(kept).map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 }
 
 /// Scopes separated by spaces or commas.
 pub(crate) fn split_scopes(text: &str) -> Vec<String> {
-    text.split([' ', ','])
-        .filter(|scope| !scope.is_empty())
-        .map(str::to_owned)
-        .collect()
+    text.split([' ', ',']).filter(|scope| !scope.is_empty()).map(str::to_owned).collect()
 }
 
 /// The client credentials of a request (RFC 6749, section 2.3.1).
@@ -128,9 +116,7 @@ pub(crate) struct Credentials {
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials")
-            .field("client_id", &self.client_id)
-            .finish_non_exhaustive()
+        f.debug_struct("Credentials").field("client_id", &self.client_id).finish_non_exhaustive()
     }
 }
 
@@ -152,8 +138,7 @@ impl Credentials {
             Some(encoded) => {
                 let (client_id, secret) = decode_basic(encoded).unwrap_or_default();
                 Self {
-                    contradictory: body_secret.is_some()
-                        || body_id.is_some_and(|id| id != client_id),
+                    contradictory: body_secret.is_some() || body_id.is_some_and(|id| id != client_id),
                     client_id: Some(client_id),
                     method: AuthMethod::Basic,
                     secret: Some(secret),
@@ -161,11 +146,7 @@ impl Credentials {
             }
             None => Self {
                 client_id: body_id.map(str::to_owned),
-                method: if body_secret.is_some() {
-                    AuthMethod::Body
-                } else {
-                    AuthMethod::None
-                },
+                method: if body_secret.is_some() { AuthMethod::Body } else { AuthMethod::None },
                 secret: body_secret.map(str::to_owned),
                 contradictory: false,
             },
@@ -173,13 +154,8 @@ impl Credentials {
     }
 
     /// Checks the method and the secret, and answers which secret it was.
-    pub(crate) fn verify(
-        &self,
-        client: Option<&ClientSettings>,
-    ) -> Result<Option<usize>, Unauthenticated> {
-        let refused = Unauthenticated {
-            contradictory: self.contradictory,
-        };
+    pub(crate) fn verify(&self, client: Option<&ClientSettings>) -> Result<Option<usize>, Unauthenticated> {
+        let refused = Unauthenticated { contradictory: self.contradictory };
         let Some(client) = client else {
             return Err(refused);
         };
@@ -195,10 +171,7 @@ impl Credentials {
         if client.auth == ClientAuth::None {
             return Ok(None);
         }
-        let index = client
-            .secrets
-            .iter()
-            .position(|secret| Some(secret) == self.secret.as_ref());
+        let index = client.secrets.iter().position(|secret| Some(secret) == self.secret.as_ref());
         index.map(Some).ok_or(refused)
     }
 }
@@ -212,10 +185,7 @@ fn decode_basic(encoded: &str) -> Option<(String, String)> {
 
 fn form_decode(text: &str) -> String {
     let pair = format!("v={}", text.replace('&', "%26"));
-    form_urlencoded::parse(pair.as_bytes())
-        .next()
-        .map(|(_, value)| value.into_owned())
-        .unwrap_or_default()
+    form_urlencoded::parse(pair.as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
 }
 
 /// The token of a `Bearer` header (RFC 6750, section 2.1).
@@ -236,14 +206,8 @@ mod tests {
     #[test]
     fn basic_credentials_are_form_decoded() {
         let encoded = BASE64.encode(b"a%3Ab:se+cret%26");
-        let credentials = Credentials::from_request(
-            &headers(&format!("Basic {encoded}")),
-            &Parameters::default(),
-        );
-        let client = ClientSettings {
-            auth: ClientAuth::Basic,
-            ..ClientSettings::new("a:b", "se cret&")
-        };
+        let credentials = Credentials::from_request(&headers(&format!("Basic {encoded}")), &Parameters::default());
+        let client = ClientSettings { auth: ClientAuth::Basic, ..ClientSettings::new("a:b", "se cret&") };
         assert_eq!(credentials.client_id.as_deref(), Some("a:b"));
         assert_eq!(credentials.verify(Some(&client)), Ok(Some(0)));
     }
@@ -251,17 +215,10 @@ mod tests {
     #[test]
     fn two_methods_at_once_are_refused() {
         let encoded = BASE64.encode(b"sandbox-client:sandbox-secret");
-        let parameters =
-            Parameters::from_form("client_id=sandbox-client&client_secret=sandbox-secret");
-        let credentials =
-            Credentials::from_request(&headers(&format!("Basic {encoded}")), &parameters);
+        let parameters = Parameters::from_form("client_id=sandbox-client&client_secret=sandbox-secret");
+        let credentials = Credentials::from_request(&headers(&format!("Basic {encoded}")), &parameters);
         let refused = credentials.verify(Some(&ClientSettings::default()));
-        assert_eq!(
-            refused,
-            Err(Unauthenticated {
-                contradictory: true
-            })
-        );
+        assert_eq!(refused, Err(Unauthenticated { contradictory: true }));
     }
 
     #[test]
@@ -270,8 +227,7 @@ mod tests {
             secrets: vec!["new".to_owned(), "sandbox-secret".to_owned()],
             ..ClientSettings::default()
         };
-        let parameters =
-            Parameters::from_form("client_id=sandbox-client&client_secret=sandbox-secret");
+        let parameters = Parameters::from_form("client_id=sandbox-client&client_secret=sandbox-secret");
         let credentials = Credentials::from_request(&HeaderMap::new(), &parameters);
         assert_eq!(credentials.verify(Some(&client)), Ok(Some(1)));
     }
@@ -279,9 +235,6 @@ mod tests {
     #[test]
     fn secrets_stay_out_of_the_ledger() {
         let parameters = Parameters::from_form("refresh_token=a&client_secret=b&audience=c");
-        assert_eq!(
-            parameters.recordable().into_iter().collect::<Vec<_>>(),
-            [("audience".to_owned(), "c".to_owned())]
-        );
+        assert_eq!(parameters.recordable().into_iter().collect::<Vec<_>>(), [("audience".to_owned(), "c".to_owned())]);
     }
 }

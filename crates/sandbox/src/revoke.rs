@@ -66,9 +66,7 @@ pub(crate) async fn revoke_bearer(
     let request = Revocation {
         style: Style::Bearer,
         credentials: Credentials::from_request(&HeaderMap::new(), &Parameters::default()),
-        token: bearer(&headers)
-            .or_else(|| parameters.get("token"))
-            .map(str::to_owned),
+        token: bearer(&headers).or_else(|| parameters.get("token")).map(str::to_owned),
         malformed: parameters.is_malformed(),
     };
     run(shared, connection, uri.path(), &parameters, request).await
@@ -83,10 +81,7 @@ pub(crate) async fn revoke_application_grant(
     body: Bytes,
 ) -> Response {
     let mut json_headers = headers.clone();
-    json_headers.insert(
-        "content-type",
-        axum::http::HeaderValue::from_static("application/json"),
-    );
+    json_headers.insert("content-type", axum::http::HeaderValue::from_static("application/json"));
     let parameters = Parameters::from_request(&json_headers, None, &body);
     let request = Revocation {
         style: Style::Application,
@@ -106,10 +101,7 @@ async fn run(
 ) -> Response {
     let (sequence, scripted) = {
         let state = &mut *shared.lock();
-        let grant = request
-            .token
-            .as_deref()
-            .and_then(|token| state.grants.grant_of(token));
+        let grant = request.token.as_deref().and_then(|token| state.grants.grant_of(token));
         let grant_name = grant.map(grant_name);
         let scripted = state.take_fault(&Request {
             endpoint: Endpoint::Revoke,
@@ -126,14 +118,10 @@ async fn run(
                 Style::Bearer => AuthMethod::Token,
                 Style::Standard | Style::Application => request.credentials.method,
             }),
-            user: grant
-                .and_then(|id| state.grants.get(id))
-                .map(|grant| grant.user.to_string()),
+            user: grant.and_then(|id| state.grants.get(id)).map(|grant| grant.user.to_string()),
             grant: grant_name,
             presented: request.token.as_deref().map(fingerprint),
-            fault: scripted
-                .as_ref()
-                .map(|scripted| scripted.fault.name().to_owned()),
+            fault: scripted.as_ref().map(|scripted| scripted.fault.name().to_owned()),
             parameters: parameters.recordable(),
             ..Event::default()
         };
@@ -157,10 +145,7 @@ fn process(shared: &Shared, sequence: u64, request: &Revocation, is_shown: bool)
         event.shown_status = is_shown.then_some(status);
         if let Some(ended) = ended {
             let ended = ended.into_iter().map(grant_name).collect();
-            event.committed = Some(Committed {
-                ended,
-                ..Committed::default()
-            });
+            event.committed = Some(Committed { ended, ..Committed::default() });
         }
     });
     answer
@@ -174,11 +159,9 @@ fn decide(state: &mut State, request: &Revocation) -> Decision {
         return refused(400, "invalid_request");
     };
     let client_id = match request.style {
-        Style::Bearer => state
-            .grants
-            .grant_of(token)
-            .and_then(|id| state.grants.get(id))
-            .map(|grant| grant.client_id.to_string()),
+        Style::Bearer => {
+            state.grants.grant_of(token).and_then(|id| state.grants.get(id)).map(|grant| grant.client_id.to_string())
+        }
         Style::Standard | Style::Application => request.credentials.client_id.clone(),
     };
     let client = client_id.and_then(|id| state.client(&id));
@@ -187,24 +170,14 @@ fn decide(state: &mut State, request: &Revocation) -> Decision {
     }
     let revoked = client.and_then(|client| state.grants.revoke(&client, token));
     match (request.style, revoked) {
-        (Style::Standard, revoked) => (
-            Answer::json(200, json!({})),
-            None,
-            revoked.map(|(_, ended)| ended),
-        ),
-        (Style::Bearer, Some((_, ended))) => (
-            Answer::json(200, json!({ "ok": true, "revoked": true })),
-            None,
-            Some(ended),
-        ),
-        (Style::Bearer, None) => (
-            Answer::json(200, json!({ "ok": false, "error": "invalid_auth" })),
-            Some("invalid_auth"),
-            None,
-        ),
-        (Style::Application, Some((_, ended))) => {
-            (Answer::text(204, "application/json", ""), None, Some(ended))
+        (Style::Standard, revoked) => (Answer::json(200, json!({})), None, revoked.map(|(_, ended)| ended)),
+        (Style::Bearer, Some((_, ended))) => {
+            (Answer::json(200, json!({ "ok": true, "revoked": true })), None, Some(ended))
         }
+        (Style::Bearer, None) => {
+            (Answer::json(200, json!({ "ok": false, "error": "invalid_auth" })), Some("invalid_auth"), None)
+        }
+        (Style::Application, Some((_, ended))) => (Answer::text(204, "application/json", ""), None, Some(ended)),
         (Style::Application, None) => refused(404, "not_found"),
     }
 }

@@ -15,9 +15,7 @@ use crate::connection::{Connection, Connections, CuttableListener};
 use crate::control::Control;
 use crate::settings::SandboxSettings;
 use crate::state::Shared;
-use crate::{
-    authorize, control_http, fault_layer, metadata, page, resource, revoke, token_endpoint,
-};
+use crate::{authorize, control_http, fault_layer, metadata, page, resource, revoke, token_endpoint};
 
 /// Largest request body; bulk rules and settings are the largest that come.
 const LARGEST_BODY: usize = 4 << 20;
@@ -36,22 +34,14 @@ impl Sandbox {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, settings.port)).await?;
         let address = listener.local_addr()?;
         let connections = Arc::new(Connections::default());
-        let shared = Arc::new(Shared::new(
-            format!("http://{address}"),
-            settings,
-            Arc::clone(&connections),
-        ));
+        let shared = Arc::new(Shared::new(format!("http://{address}"), settings, Arc::clone(&connections)));
         let service = routes(&shared).into_make_service_with_connect_info::<Connection>();
         let listener = CuttableListener::new(listener, connections);
         let server = tokio::spawn(async move {
             // Serving ends only when this task is aborted.
             let _ = axum::serve(listener, service).await;
         });
-        Ok(Self {
-            shared,
-            address,
-            server,
-        })
+        Ok(Self { shared, address, server })
     }
 
     /// The address without a slash at the end, such as `http://127.0.0.1:4000`.
@@ -100,36 +90,19 @@ fn routes(shared: &Arc<Shared>) -> Router {
         .route("/authorize/decision", post(authorize::decision))
         .route("/token", post(token_endpoint::token))
         .route("/revoke", post(revoke::revoke))
-        .route(
-            "/revoke/bearer",
-            post(revoke::revoke_bearer).delete(revoke::revoke_bearer),
-        )
-        .route(
-            "/applications/{client_id}/grant",
-            delete(revoke::revoke_application_grant),
-        )
+        .route("/revoke/bearer", post(revoke::revoke_bearer).delete(revoke::revoke_bearer))
+        .route("/applications/{client_id}/grant", delete(revoke::revoke_application_grant))
         .route("/tenant/{tenant}/authorize", get(authorize::authorize))
         .route("/tenant/{tenant}/token", post(token_endpoint::token))
         .route("/tenant/{tenant}/revoke", post(revoke::revoke))
         .route("/introspect", post(resource::introspect))
-        .route(
-            "/userinfo",
-            get(resource::userinfo).post(resource::userinfo),
-        )
+        .route("/userinfo", get(resource::userinfo).post(resource::userinfo))
         .route("/api/whoami", get(resource::whoami))
         .route("/jwks", get(metadata::jwks))
-        .route(
-            "/.well-known/openid-configuration",
-            get(metadata::openid_configuration),
-        )
-        .route(
-            "/.well-known/oauth-authorization-server",
-            get(metadata::authorization_server),
-        )
+        .route("/.well-known/openid-configuration", get(metadata::openid_configuration))
+        .route("/.well-known/oauth-authorization-server", get(metadata::authorization_server))
         .route("/sandbox.css", get(page::stylesheet))
         .layer(from_fn_with_state(Arc::clone(shared), fault_layer::faults))
         .with_state(Arc::clone(shared));
-    provider
-        .merge(control_http::routes(Control::new(Arc::clone(shared))))
-        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+    provider.merge(control_http::routes(Control::new(Arc::clone(shared)))).layer(DefaultBodyLimit::max(LARGEST_BODY))
 }

@@ -153,10 +153,7 @@ impl Default for DiscoverySettings {
 
 impl Default for SandboxSettings {
     fn default() -> Self {
-        let account = |id: &str, name: &str| Account {
-            id: id.to_owned(),
-            name: name.to_owned(),
-        };
+        let account = |id: &str, name: &str| Account { id: id.to_owned(), name: name.to_owned() };
         Self {
             port: 0,
             start_at_ms: None,
@@ -176,10 +173,7 @@ impl Default for SandboxSettings {
 impl SandboxSettings {
     /// The default settings without a consent page: what most tests want.
     pub fn automatic() -> Self {
-        Self {
-            auto_consent: true,
-            ..Self::default()
-        }
+        Self { auto_consent: true, ..Self::default() }
     }
 
     /// The same settings with this one client.

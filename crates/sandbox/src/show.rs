@@ -55,10 +55,7 @@ pub(crate) async fn show(
         }
     };
     if let Some(sequence) = sequence {
-        shared
-            .lock()
-            .ledger
-            .shown(sequence, response.status().as_u16());
+        shared.lock().ledger.shown(sequence, response.status().as_u16());
     }
     response
 }
@@ -88,8 +85,7 @@ async fn late(shared: &Arc<Shared>, fault: Fault, commit: Commit, process: Proce
             }
         }
     });
-    task.await
-        .unwrap_or_else(|_| Answer::error(500, "server_error"))
+    task.await.unwrap_or_else(|_| Answer::error(500, "server_error"))
 }
 
 pub(crate) async fn wait(shared: &Shared, fault: &Fault) {
@@ -127,11 +123,8 @@ pub(crate) async fn show_at_once(
     connection: &Connection,
     afterwards: Afterwards,
 ) -> Response {
-    let mut answer = if fault.shows_true_answer() {
-        truth.unwrap_or_else(Answer::decoy)
-    } else {
-        Answer::unavailable()
-    };
+    let mut answer =
+        if fault.shows_true_answer() { truth.unwrap_or_else(Answer::decoy) } else { Answer::unavailable() };
     match fault {
         // Dropped, and `afterwards` with it, when the caller leaves.
         Fault::Hang => std::future::pending().await,
@@ -152,11 +145,7 @@ pub(crate) async fn show_at_once(
         Fault::SlowBody { ms_per_chunk } => {
             let (content_type, text) = answer.render();
             let length = text.len();
-            let pieces: Vec<_> = text
-                .as_bytes()
-                .chunks(8)
-                .map(Bytes::copy_from_slice)
-                .collect();
+            let pieces: Vec<_> = text.as_bytes().chunks(8).map(Bytes::copy_from_slice).collect();
             let slow = stream::iter(pieces).then(move |piece| async move {
                 tokio::time::sleep(Duration::from_millis(ms_per_chunk)).await;
                 Ok(piece)
@@ -174,27 +163,15 @@ pub(crate) async fn show_at_once(
 /// Replaces or bends an answer that is then sent in one piece.
 fn reshape(shared: &Shared, answer: &mut Answer, fault: Fault) {
     match fault {
-        Fault::Status {
-            code,
-            body,
-            headers,
-        } => {
-            let content_type = if body.starts_with('{') {
-                "application/json"
-            } else {
-                "text/plain"
-            };
+        Fault::Status { code, body, headers } => {
+            let content_type = if body.starts_with('{') { "application/json" } else { "text/plain" };
             *answer = Answer::text(code, content_type, body);
             for (name, value) in headers {
                 *answer = answer.clone().header(&name, &value);
             }
         }
         Fault::NotJson => {
-            *answer = Answer::text(
-                200,
-                "text/html",
-                "<!doctype html><title>Sandbox provider</title><p>Not JSON.",
-            );
+            *answer = Answer::text(200, "text/html", "<!doctype html><title>Sandbox provider</title><p>Not JSON.");
         }
         Fault::RedirectTo { url } => {
             *answer = Answer::text(307, "text/plain", "").header("location", &url);
@@ -208,9 +185,7 @@ fn reshape(shared: &Shared, answer: &mut Answer, fault: Fault) {
             let value = match retry_after {
                 RetryAfter::Seconds(seconds) => seconds.to_string(),
                 RetryAfter::DateIn(seconds) => {
-                    let ahead_ms = i64::try_from(seconds)
-                        .unwrap_or(i64::MAX)
-                        .saturating_mul(1000);
+                    let ahead_ms = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);
                     http_date(shared.clock.now_ms().saturating_add(ahead_ms))
                 }
                 RetryAfter::Text(text) => text,
@@ -227,10 +202,7 @@ fn reshape(shared: &Shared, answer: &mut Answer, fault: Fault) {
             let (content_type, text) = answer.render();
             if let Some(rest) = text.strip_prefix('{') {
                 let doubled = format!(r#"{{"access_token":"decoy","refresh_token":"decoy",{rest}"#);
-                answer.content = Content::Text {
-                    content_type,
-                    text: doubled,
-                };
+                answer.content = Content::Text { content_type, text: doubled };
             }
         }
         Fault::WithoutRefreshToken => {
@@ -257,10 +229,7 @@ fn broken_after(first: Bytes) -> impl Stream<Item = io::Result<Bytes>> + Send {
     }))
 }
 
-fn body(
-    content: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
-    afterwards: Afterwards,
-) -> Body {
+fn body(content: impl Stream<Item = io::Result<Bytes>> + Send + 'static, afterwards: Afterwards) -> Body {
     Body::from_stream(content.map(move |piece| {
         let _kept_as_long_as_the_body = &afterwards;
         piece

@@ -39,11 +39,7 @@ pub(crate) struct State {
 }
 
 impl Shared {
-    pub(crate) fn new(
-        base_url: String,
-        mut settings: SandboxSettings,
-        connections: Arc<Connections>,
-    ) -> Self {
+    pub(crate) fn new(base_url: String, mut settings: SandboxSettings, connections: Arc<Connections>) -> Self {
         let clients = std::mem::take(&mut settings.clients)
             .into_iter()
             .map(|client| (client.client_id.clone(), Arc::new(client)))
@@ -72,11 +68,7 @@ impl Shared {
     }
 
     pub(crate) fn issuer(&self, state: &State) -> String {
-        state
-            .settings
-            .issuer
-            .clone()
-            .unwrap_or_else(|| self.base_url.clone())
+        state.settings.issuer.clone().unwrap_or_else(|| self.base_url.clone())
     }
 
     /// Records an arrival; whoever waits for token requests is told.
@@ -84,8 +76,7 @@ impl Shared {
         let is_token = event.kind == EventKind::Token;
         let sequence = state.ledger.record(event);
         if is_token {
-            self.token_requests
-                .send_replace(state.ledger.counters.token_requests);
+            self.token_requests.send_replace(state.ledger.counters.token_requests);
         }
         sequence
     }
@@ -101,10 +92,7 @@ impl State {
         match self.outage {
             Outage::None => self.faults.take(request),
             Outage::Unavailable => {
-                let fault = Fault::OAuthError {
-                    status: 503,
-                    error: "temporarily_unavailable".to_owned(),
-                };
+                let fault = Fault::OAuthError { status: 503, error: "temporarily_unavailable".to_owned() };
                 Some(Scripted::new(fault, Some(Commit::Never)))
             }
             Outage::Drop => Some(Scripted::new(Fault::ResetBeforeAnswer, Some(Commit::Never))),

@@ -39,11 +39,7 @@ pub(crate) async fn token(
 ) -> Response {
     let parameters = Parameters::from_request(&headers, uri.query(), &body);
     let credentials = Credentials::from_request(&headers, &parameters);
-    let mut request = TokenRequest {
-        parameters,
-        credentials,
-        force_rotation: false,
-    };
+    let mut request = TokenRequest { parameters, credentials, force_rotation: false };
     let (sequence, scripted) = {
         let state = &mut *shared.lock();
         let event = arrival(state, &request, uri.path(), shared.clock.now_ms());
@@ -53,9 +49,7 @@ pub(crate) async fn token(
             grant_type: request.parameters.get("grant_type"),
             grant: event.grant.as_deref(),
         });
-        let fault = scripted
-            .as_ref()
-            .map(|scripted| scripted.fault.name().to_owned());
+        let fault = scripted.as_ref().map(|scripted| scripted.fault.name().to_owned());
         (shared.record(state, Event { fault, ..event }), scripted)
     };
     let Some(scripted) = scripted else {
@@ -79,9 +73,7 @@ fn arrival(state: &mut State, request: &TokenRequest, path: &str, now_ms: i64) -
         kind: EventKind::Token,
         at_ms: now_ms,
         grant_type: grant_type.map(str::to_owned),
-        presentation: presentation
-            .as_ref()
-            .map_or(u32::from(presented.is_some()), |seen| seen.times),
+        presentation: presentation.as_ref().map_or(u32::from(presented.is_some()), |seen| seen.times),
         was_current: presentation.as_ref().is_some_and(|seen| seen.was_current),
         grant: presentation.as_ref().map(|seen| grant_name(seen.grant)),
         ..Event::default()
@@ -90,9 +82,7 @@ fn arrival(state: &mut State, request: &TokenRequest, path: &str, now_ms: i64) -
         path.clone_into(&mut event.path);
         event.client_id.clone_from(&request.credentials.client_id);
         event.auth_method = Some(request.credentials.method);
-        event.user = presentation
-            .and_then(|seen| state.grants.get(seen.grant))
-            .map(|grant| grant.user.to_string());
+        event.user = presentation.and_then(|seen| state.grants.get(seen.grant)).map(|grant| grant.user.to_string());
         event.scopes = request.parameters.scopes();
         event.presented = presented.as_ref().map(name_of);
         event.parameters = request.parameters.recordable();
@@ -113,14 +103,7 @@ struct Outcome {
 impl Outcome {
     fn refused(status: u16, error: &'static str) -> Self {
         let answer = Answer::error(status, error);
-        Self {
-            answer,
-            error: Some(error),
-            issued: None,
-            reuse: false,
-            ended: Vec::new(),
-            secret_index: None,
-        }
+        Self { answer, error: Some(error), issued: None, reuse: false, ended: Vec::new(), secret_index: None }
     }
 }
 
@@ -144,27 +127,17 @@ fn process(shared: &Shared, sequence: u64, request: &TokenRequest, is_shown: boo
             event.grant = Some(grant_name(issued.grant));
             event.committed = Some(Committed {
                 access: Some(fingerprint(&issued.access_token)),
-                refresh: issued
-                    .refresh_token
-                    .as_deref()
-                    .filter(|_| issued.rotated)
-                    .map(fingerprint),
+                refresh: issued.refresh_token.as_deref().filter(|_| issued.rotated).map(fingerprint),
                 ended,
             });
         } else if !ended.is_empty() {
-            event.committed = Some(Committed {
-                ended,
-                ..Committed::default()
-            });
+            event.committed = Some(Committed { ended, ..Committed::default() });
         }
     });
     if state.ledger.is_on()
         && let Some(issued) = &outcome.issued
     {
-        let user = state
-            .grants
-            .get(issued.grant)
-            .map(|grant| grant.user.to_string());
+        let user = state.grants.get(issued.grant).map(|grant| grant.user.to_string());
         state.ledger.amend(sequence, |event| event.user = user);
     }
     outcome.answer
@@ -174,23 +147,13 @@ fn decide(shared: &Shared, state: &mut State, request: &TokenRequest) -> Outcome
     if request.parameters.is_malformed() {
         return Outcome::refused(400, "invalid_request");
     }
-    let client = request
-        .credentials
-        .client_id
-        .as_deref()
-        .and_then(|id| state.client(id));
+    let client = request.credentials.client_id.as_deref().and_then(|id| state.client(id));
     let secret_index = match request.credentials.verify(client.as_deref()) {
         Ok(index) => index,
-        Err(Unauthenticated {
-            contradictory: true,
-        }) => return Outcome::refused(400, "invalid_request"),
-        Err(Unauthenticated {
-            contradictory: false,
-        }) => {
+        Err(Unauthenticated { contradictory: true }) => return Outcome::refused(400, "invalid_request"),
+        Err(Unauthenticated { contradictory: false }) => {
             let mut outcome = Outcome::refused(401, "invalid_client");
-            outcome.answer = outcome
-                .answer
-                .header("www-authenticate", "Basic realm=\"sandbox\"");
+            outcome.answer = outcome.answer.header("www-authenticate", "Basic realm=\"sandbox\"");
             return outcome;
         }
     };
@@ -232,10 +195,7 @@ fn redeem(
     if let Some(earlier) = code.redeemed_as {
         // RFC 6749, section 4.1.2: a code used twice takes its tokens with it.
         let ended = state.grants.end_all(&[earlier], GrantEnd::CodeReused);
-        return Outcome {
-            ended,
-            ..Outcome::refused(400, "invalid_grant")
-        };
+        return Outcome { ended, ..Outcome::refused(400, "invalid_grant") };
     }
     let redirect_uri = parameters.get("redirect_uri");
     let same_redirect = if code.request.redirect_uri_named {
@@ -243,10 +203,7 @@ fn redeem(
     } else {
         redirect_uri.is_none_or(|uri| uri == code.request.redirect_uri)
     };
-    let verified = match (
-        &code.request.code_challenge,
-        parameters.get("code_verifier"),
-    ) {
+    let verified = match (&code.request.code_challenge, parameters.get("code_verifier")) {
         (None, None) => true,
         (Some(challenge), Some(verifier)) => {
             (43..=128).contains(&verifier.len())
@@ -257,15 +214,9 @@ fn redeem(
     if code.expires_at_ms <= now_ms || !same_redirect || !verified {
         return Outcome::refused(400, "invalid_grant");
     }
-    let (asked, user, nonce) = (
-        code.request.scopes.clone(),
-        code.user.clone(),
-        code.request.nonce.clone(),
-    );
+    let (asked, user, nonce) = (code.request.scopes.clone(), code.user.clone(), code.request.nonce.clone());
     let granted = client.grantable(&asked);
-    let issued = state
-        .grants
-        .open(client, &user, granted, client.issue_refresh_token, now_ms);
+    let issued = state.grants.open(client, &user, granted, client.issue_refresh_token, now_ms);
     if let Some(code) = state.authorizations.find_code_mut(value) {
         code.redeemed_as = Some(issued.grant);
     }
@@ -287,36 +238,19 @@ fn refresh(
     let Some(token) = request.parameters.get("refresh_token") else {
         return Outcome::refused(400, "invalid_request");
     };
-    let narrowed = request
-        .parameters
-        .get("scope")
-        .map(|_| request.parameters.scopes());
-    match state
-        .grants
-        .refresh(client, token, narrowed, request.force_rotation, now_ms)
-    {
+    let narrowed = request.parameters.get("scope").map(|_| request.parameters.scopes());
+    match state.grants.refresh(client, token, narrowed, request.force_rotation, now_ms) {
         Ok(issued) => {
             let mut members = token_members(client, &issued, None);
             if client.id_token_on_refresh && issued.scopes.iter().any(|scope| scope == "openid") {
-                let user = state
-                    .grants
-                    .get(issued.grant)
-                    .map(|grant| grant.user.to_string());
-                add_id_token(
-                    shared,
-                    state,
-                    client,
-                    user.as_deref().unwrap_or_default(),
-                    None,
-                    &mut members,
-                );
+                let user = state.grants.get(issued.grant).map(|grant| grant.user.to_string());
+                add_id_token(shared, state, client, user.as_deref().unwrap_or_default(), None, &mut members);
             }
             success(client, members, issued)
         }
-        Err(refused) if refused.invalid_scope => Outcome {
-            reuse: refused.reuse,
-            ..Outcome::refused(400, "invalid_scope")
-        },
+        Err(refused) if refused.invalid_scope => {
+            Outcome { reuse: refused.reuse, ..Outcome::refused(400, "invalid_scope") }
+        }
         Err(refused) => Outcome {
             answer: Answer::error(client.dead_grant_status, &client.dead_grant_error),
             reuse: refused.reuse,
@@ -327,24 +261,15 @@ fn refresh(
 }
 
 /// The client's own token (RFC 6749, section 4.4); all of them belong to one grant.
-fn own_token(
-    state: &mut State,
-    client: &ClientSettings,
-    parameters: &Parameters,
-    now_ms: i64,
-) -> Outcome {
+fn own_token(state: &mut State, client: &ClientSettings, parameters: &Parameters, now_ms: i64) -> Outcome {
     let asked = parameters.scopes();
     let granted = client.grantable(&asked);
     let known = state.client_credentials.get(&client.client_id).copied();
     let issued = match known.filter(|id| state.grants.is_live(*id, now_ms)) {
         Some(id) => state.grants.reissue_access(client, id, granted, now_ms),
-        None => state
-            .grants
-            .open(client, &client.client_id, granted, false, now_ms),
+        None => state.grants.open(client, &client.client_id, granted, false, now_ms),
     };
-    state
-        .client_credentials
-        .insert(client.client_id.clone(), issued.grant);
+    state.client_credentials.insert(client.client_id.clone(), issued.grant);
     let members = token_members(client, &issued, Some(&asked));
     success(client, members, issued)
 }
@@ -360,11 +285,7 @@ fn success(client: &ClientSettings, members: Map<String, Value>, mut issued: Iss
     }
 }
 
-fn token_members(
-    client: &ClientSettings,
-    issued: &Issued,
-    asked: Option<&[String]>,
-) -> Map<String, Value> {
+fn token_members(client: &ClientSettings, issued: &Issued, asked: Option<&[String]>) -> Map<String, Value> {
     let mut members = client.extra.clone();
     let mut put = |name: &str, value: Value| members.insert(name.to_owned(), value);
     put("access_token", json!(issued.access_token));
@@ -377,9 +298,7 @@ fn token_members(
     if let Some(value) = stated_life(client) {
         put("expires_in", value);
     }
-    if let (Some(field), Some(seconds)) =
-        (&client.refresh_expires_in_field, issued.refresh_expires_in)
-    {
+    if let (Some(field), Some(seconds)) = (&client.refresh_expires_in_field, issued.refresh_expires_in) {
         put(field, json!(seconds));
     }
     let name_scopes = match client.scope_answer {
@@ -396,9 +315,7 @@ fn token_members(
 fn stated_life(client: &ClientSettings) -> Option<Value> {
     match client.expires_in {
         ExpiresIn::Number => client.access_life_seconds.map(|seconds| json!(seconds)),
-        ExpiresIn::Text => client
-            .access_life_seconds
-            .map(|seconds| json!(seconds.to_string())),
+        ExpiresIn::Text => client.access_life_seconds.map(|seconds| json!(seconds.to_string())),
         ExpiresIn::Absent => None,
         ExpiresIn::Null => Some(Value::Null),
         ExpiresIn::Zero => Some(json!(0)),
@@ -417,11 +334,7 @@ fn add_id_token(
     members: &mut Map<String, Value>,
 ) {
     let issuer = shared.issuer(state);
-    let name = state
-        .settings
-        .accounts
-        .iter()
-        .find(|account| account.id == user);
+    let name = state.settings.accounts.iter().find(|account| account.id == user);
     let claims = Claims {
         issuer: &issuer,
         subject: user,

@@ -81,10 +81,7 @@ pub struct SeededGrant {
 
 impl fmt::Debug for SeededGrant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SeededGrant")
-            .field("grant", &self.grant)
-            .field("user", &self.user)
-            .finish_non_exhaustive()
+        f.debug_struct("SeededGrant").field("grant", &self.grant).field("user", &self.user).finish_non_exhaustive()
     }
 }
 

@@ -64,12 +64,7 @@ mod tests {
         let label = Domain::Record.label();
         let mut expected = vec![1, 0, 0, 0, u8::try_from(label.len()).unwrap()];
         expected.extend_from_slice(label);
-        expected.extend_from_slice(&[
-            2, 0, 0, 0, 1, b'h', 3, 0, 0, 0, 2, b'a', b'b', 4, 0, 0, 0, 0,
-        ]);
-        assert_eq!(
-            associated_data(Domain::Record, b"h", &[b"ab", b""]),
-            expected
-        );
+        expected.extend_from_slice(&[2, 0, 0, 0, 1, b'h', 3, 0, 0, 0, 2, b'a', b'b', 4, 0, 0, 0, 0]);
+        assert_eq!(associated_data(Domain::Record, b"h", &[b"ab", b""]), expected);
     }
 }

@@ -82,14 +82,10 @@ impl fmt::Debug for DataKeyRow {
 #[derive(Debug, thiserror::Error)]
 pub enum UnlockError {
     /// No key may seal.
-    #[error(
-        "the key table has no active data key; restore the table from the backup that the other tables come from"
-    )]
+    #[error("the key table has no active data key; restore the table from the backup that the other tables come from")]
     NoActiveKey,
     /// Two keys may seal.
-    #[error(
-        "the key table has two active data keys, {first} and {second}; set the older one to `decrypt_only`"
-    )]
+    #[error("the key table has two active data keys, {first} and {second}; set the older one to `decrypt_only`")]
     SeveralActiveKeys {
         /// One of them.
         first: u32,
@@ -177,8 +173,8 @@ pub async fn new_data_key(
 ) -> Result<DataKeyRow, WrapError> {
     let key = Zeroizing::new(entropy.bytes32());
     let parts: [&[u8]; 1] = [instance.as_bytes()];
-    let record = seal::seal(Domain::Canary, (id, &key), &entropy.bytes32(), &parts, b"")
-        .map_err(|_| WrapError::Refused)?;
+    let record =
+        seal::seal(Domain::Canary, (id, &key), &entropy.bytes32(), &parts, b"").map_err(|_| WrapError::Refused)?;
     Ok(DataKeyRow {
         id,
         state: DataKeyState::Active,
@@ -202,10 +198,7 @@ pub(crate) async fn unlock(
         if row.state == DataKeyState::Active
             && let Some(first) = active.replace(row.id)
         {
-            return Err(UnlockError::SeveralActiveKeys {
-                first,
-                second: row.id,
-            });
+            return Err(UnlockError::SeveralActiveKeys { first, second: row.id });
         }
         let key = match known.and_then(|keys| keys.by_id.get(&row.id)) {
             Some(key) => Arc::clone(key),
@@ -225,15 +218,10 @@ async fn unlock_row(
     wrappers: &[Arc<dyn KeyWrapper>],
 ) -> Result<RootKey, UnlockError> {
     let key_id = row.id;
-    let (made_for, canary) =
-        row.canary
-            .split_last_chunk::<OVERHEAD>()
-            .ok_or(UnlockError::Canary {
-                key_id,
-                source: OpenError::Length {
-                    length: row.canary.len(),
-                },
-            })?;
+    let (made_for, canary) = row
+        .canary
+        .split_last_chunk::<OVERHEAD>()
+        .ok_or(UnlockError::Canary { key_id, source: OpenError::Length { length: row.canary.len() } })?;
     // Said first, because a foreign instance would otherwise look like damage.
     if made_for != instance.as_bytes() {
         return Err(UnlockError::ForeignInstance {
@@ -242,41 +230,24 @@ async fn unlock_row(
             expected: instance.to_owned(),
         });
     }
-    let wrapper = wrappers
-        .iter()
-        .find(|wrapper| wrapper.id() == row.wrapper)
-        .ok_or_else(|| {
-            let present: Vec<_> = wrappers.iter().map(|wrapper| wrapper.id()).collect();
-            UnlockError::UnknownWrapper {
-                key_id,
-                wrapper: row.wrapper.clone(),
-                present: if present.is_empty() {
-                    "none".to_owned()
-                } else {
-                    present.join(", ")
-                },
-            }
-        })?;
-    let unwrapped = wrapper
-        .unwrap(&context(instance, key_id), &row.wrapped)
-        .await;
-    let key = Zeroizing::new(unwrapped.map_err(|source| match source {
-        WrapError::Unavailable(_) => UnlockError::Unavailable { key_id, source },
-        WrapError::Refused => UnlockError::Damaged {
+    let wrapper = wrappers.iter().find(|wrapper| wrapper.id() == row.wrapper).ok_or_else(|| {
+        let present: Vec<_> = wrappers.iter().map(|wrapper| wrapper.id()).collect();
+        UnlockError::UnknownWrapper {
             key_id,
             wrapper: row.wrapper.clone(),
-            source,
-        },
+            present: if present.is_empty() { "none".to_owned() } else { present.join(", ") },
+        }
+    })?;
+    let unwrapped = wrapper.unwrap(&context(instance, key_id), &row.wrapped).await;
+    let key = Zeroizing::new(unwrapped.map_err(|source| match source {
+        WrapError::Unavailable(_) => UnlockError::Unavailable { key_id, source },
+        WrapError::Refused => UnlockError::Damaged { key_id, wrapper: row.wrapper.clone(), source },
     })?);
     let parts: [&[u8]; 1] = [instance.as_bytes()];
-    seal::open(Domain::Canary, &key, &parts, canary)
-        .map_err(|source| UnlockError::Canary { key_id, source })?;
+    seal::open(Domain::Canary, &key, &parts, canary).map_err(|source| UnlockError::Canary { key_id, source })?;
     Ok(key)
 }
 
 fn context(instance: &str, key_id: u32) -> WrapContext {
-    WrapContext {
-        instance: instance.to_owned(),
-        key_id,
-    }
+    WrapContext { instance: instance.to_owned(), key_id }
 }

@@ -65,44 +65,24 @@ impl KeyRing {
     /// Reads the file and checks all of it.
     pub fn load(path: &Path) -> Result<Self, KeyRingError> {
         let text = read(path)?;
-        let damaged = |detail: String| KeyRingError::Damaged {
-            path: path.to_owned(),
-            detail,
-        };
-        let any: AnyFormat =
-            serde_json::from_str(&text).map_err(|error| damaged(without_content(&error)))?;
+        let damaged = |detail: String| KeyRingError::Damaged { path: path.to_owned(), detail };
+        let any: AnyFormat = serde_json::from_str(&text).map_err(|error| damaged(without_content(&error)))?;
         if any.format != FORMAT {
-            return Err(KeyRingError::UnknownFormat {
-                path: path.to_owned(),
-                format: any.format,
-            });
+            return Err(KeyRingError::UnknownFormat { path: path.to_owned(), format: any.format });
         }
-        let content: Content<'_> =
-            serde_json::from_str(&text).map_err(|error| damaged(without_content(&error)))?;
+        let content: Content<'_> = serde_json::from_str(&text).map_err(|error| damaged(without_content(&error)))?;
         let (active, others) = wrappers(&content).map_err(|detail| damaged(detail.to_owned()))?;
-        let file = RingFile {
-            path: path.to_owned(),
-            instance_id: content.instance_id.to_owned(),
-            epoch: content.epoch,
-        };
-        let written =
-            to_text(&active, content).map_err(|error| damaged(without_content(&error)))?;
+        let file =
+            RingFile { path: path.to_owned(), instance_id: content.instance_id.to_owned(), epoch: content.epoch };
+        let written = to_text(&active, content).map_err(|error| damaged(without_content(&error)))?;
         if !constant_time_eq(&written, text.as_bytes()) {
             return Err(damaged("its content is not what was written".to_owned()));
         }
-        Ok(Self {
-            file: Some(file),
-            active,
-            others,
-        })
+        Ok(Self { file: Some(file), active, others })
     }
 
     /// Makes a new instance id and a first key and writes them to `path`, which must not be there yet.
-    pub fn create(
-        path: &Path,
-        entropy: &dyn Entropy,
-        now: Timestamp,
-    ) -> Result<Self, KeyRingError> {
+    pub fn create(path: &Path, entropy: &dyn Entropy, now: Timestamp) -> Result<Self, KeyRingError> {
         let key = Zeroizing::new(entropy.bytes32());
         let encoded = Zeroizing::new(BASE64.encode(key.as_slice()));
         let wrapper = LocalKeyWrapper::new(key);
@@ -111,45 +91,24 @@ impl KeyRing {
             format: FORMAT,
             instance_id: &instance_id,
             epoch: 0,
-            keys: vec![ContentKey {
-                id: wrapper.id(),
-                key: &encoded,
-                state: DataKeyState::Active,
-                created_at: now,
-            }],
+            keys: vec![ContentKey { id: wrapper.id(), key: &encoded, state: DataKeyState::Active, created_at: now }],
             mac: "",
         };
-        let text = to_text(&wrapper, content).map_err(|error| KeyRingError::Write {
-            path: path.to_owned(),
-            source: error.into(),
-        })?;
+        let text = to_text(&wrapper, content)
+            .map_err(|error| KeyRingError::Write { path: path.to_owned(), source: error.into() })?;
         create(path, &text, entropy)?;
-        let file = RingFile {
-            path: path.to_owned(),
-            instance_id,
-            epoch: 0,
-        };
-        Ok(Self {
-            file: Some(file),
-            active: Arc::new(wrapper),
-            others: Vec::new(),
-        })
+        let file = RingFile { path: path.to_owned(), instance_id, epoch: 0 };
+        Ok(Self { file: Some(file), active: Arc::new(wrapper), others: Vec::new() })
     }
 
     /// A ring of one key, in memory alone; the instance id is then the database's.
     pub fn from_key(key: Zeroizing<[u8; 32]>) -> Self {
-        Self {
-            file: None,
-            active: Arc::new(LocalKeyWrapper::new(key)),
-            others: Vec::new(),
-        }
+        Self { file: None, active: Arc::new(LocalKeyWrapper::new(key)), others: Vec::new() }
     }
 
     /// A ring of one key that was given as base64 of 32 bytes; white space around it is ignored.
     pub fn from_base64(text: &Secret) -> Result<Self, KeyRingError> {
-        decode_key(text.expose().trim())
-            .map(Self::from_key)
-            .ok_or(KeyRingError::NotAKey)
+        decode_key(text.expose().trim()).map(Self::from_key).ok_or(KeyRingError::NotAKey)
     }
 
     /// The instance that the file belongs to; `None` without a file.
@@ -177,8 +136,7 @@ impl KeyRing {
     /// Every key as a wrapper. The first is the active one, which wraps new data keys.
     pub fn wrappers(&self) -> Vec<Arc<dyn KeyWrapper>> {
         let all = std::iter::once(&self.active).chain(&self.others);
-        all.map(|wrapper| Arc::clone(wrapper) as Arc<dyn KeyWrapper>)
-            .collect()
+        all.map(|wrapper| Arc::clone(wrapper) as Arc<dyn KeyWrapper>).collect()
     }
 }
 
@@ -201,9 +159,7 @@ pub fn new_instance_id(entropy: &dyn Entropy) -> String {
 }
 
 /// The active key of a file and the others.
-fn wrappers(
-    content: &Content<'_>,
-) -> Result<(Arc<LocalKeyWrapper>, Vec<Arc<LocalKeyWrapper>>), &'static str> {
+fn wrappers(content: &Content<'_>) -> Result<(Arc<LocalKeyWrapper>, Vec<Arc<LocalKeyWrapper>>), &'static str> {
     let mut active = None;
     let mut others: Vec<Arc<LocalKeyWrapper>> = Vec::new();
     let mut ids = BTreeSet::new();
@@ -231,16 +187,10 @@ fn decode_key(text: &str) -> Option<Zeroizing<[u8; 32]>> {
 }
 
 /// The text of the file, with the `mac` that belongs to the rest of `content`.
-fn to_text(
-    active: &LocalKeyWrapper,
-    content: Content<'_>,
-) -> serde_json::Result<Zeroizing<Vec<u8>>> {
+fn to_text(active: &LocalKeyWrapper, content: Content<'_>) -> serde_json::Result<Zeroizing<Vec<u8>>> {
     let unsigned = Content { mac: "", ..content };
     let mac = active.derive(b"valetkey ring mac", &[&to_json(&unsigned)?]);
-    to_json(&Content {
-        mac: &HEXLOWER.encode(mac.as_slice()),
-        ..unsigned
-    })
+    to_json(&Content { mac: &HEXLOWER.encode(mac.as_slice()), ..unsigned })
 }
 
 fn to_json(content: &Content<'_>) -> serde_json::Result<Zeroizing<Vec<u8>>> {
@@ -255,18 +205,8 @@ fn to_json(content: &Content<'_>) -> serde_json::Result<Zeroizing<Vec<u8>>> {
 fn without_content(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let names_a_field = error.is_data()
-        && ["unknown field `", "missing field `", "duplicate field `"]
-            .iter()
-            .any(|start| text.starts_with(start));
-    if names_a_field {
-        text
-    } else {
-        format!(
-            "it cannot be read at line {} column {}",
-            error.line(),
-            error.column()
-        )
-    }
+        && ["unknown field `", "missing field `", "duplicate field `"].iter().any(|start| text.starts_with(start));
+    if names_a_field { text } else { format!("it cannot be read at line {} column {}", error.line(), error.column()) }
 }
 
 #[cfg(test)]
@@ -300,10 +240,7 @@ mod tests {
                 .collect(),
             mac: "",
         };
-        let signer = keys
-            .iter()
-            .position(|(_, state)| *state == DataKeyState::Active)
-            .unwrap_or(0);
+        let signer = keys.iter().position(|(_, state)| *state == DataKeyState::Active).unwrap_or(0);
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("keys.json");
         fs::write(&path, to_text(&made[signer].1, content).unwrap()).unwrap();
@@ -316,11 +253,7 @@ mod tests {
         use DataKeyState::{Active, DecryptOnly};
 
         let ring = load(&[(1, DecryptOnly), (2, Active), (3, DecryptOnly)]).unwrap();
-        let ids: Vec<_> = ring
-            .wrappers()
-            .iter()
-            .map(|wrapper| wrapper.id().to_owned())
-            .collect();
+        let ids: Vec<_> = ring.wrappers().iter().map(|wrapper| wrapper.id().to_owned()).collect();
         let expected = [2, 1, 3].map(|byte| {
             let wrapper = LocalKeyWrapper::new(Zeroizing::new([byte; 32]));
             wrapper.id().to_owned()

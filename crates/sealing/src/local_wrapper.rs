@@ -61,14 +61,7 @@ impl KeyWrapper for LocalKeyWrapper {
         let input: [&[u8]; 3] = [key, &key_id, context.instance.as_bytes()];
         let salt = self.derive(b"valetkey wrap salt", &input);
         let parts: [&[u8]; 2] = [context.instance.as_bytes(), self.id.as_bytes()];
-        seal::seal(
-            Domain::DataKey,
-            (context.key_id, &self.key),
-            &salt,
-            &parts,
-            key,
-        )
-        .map_err(|_| WrapError::Refused)
+        seal::seal(Domain::DataKey, (context.key_id, &self.key), &salt, &parts, key).map_err(|_| WrapError::Refused)
     }
 
     async fn unwrap(&self, context: &WrapContext, wrapped: &[u8]) -> Result<[u8; 32], WrapError> {
@@ -76,8 +69,7 @@ impl KeyWrapper for LocalKeyWrapper {
         if seal::key_id(wrapped) != Ok(context.key_id) {
             return Err(WrapError::Refused);
         }
-        let key = seal::open(Domain::DataKey, &self.key, &parts, wrapped)
-            .map_err(|_| WrapError::Refused)?;
+        let key = seal::open(Domain::DataKey, &self.key, &parts, wrapped).map_err(|_| WrapError::Refused)?;
         key.as_slice().try_into().map_err(|_| WrapError::Refused)
     }
 }

@@ -22,25 +22,19 @@ const SIZE_MAX: u64 = 64 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum KeyRingError {
     /// There is no such file.
-    #[error(
-        "there is no key ring at {path}; restore it from its backup: what is stored cannot be opened without it"
-    )]
+    #[error("there is no key ring at {path}; restore it from its backup: what is stored cannot be opened without it")]
     Missing {
         /// The file.
         path: PathBuf,
     },
     /// A key ring was to be made where a file is.
-    #[error(
-        "there is already a file at {path}; a key ring is never overwritten: move the file away, or use it"
-    )]
+    #[error("there is already a file at {path}; a key ring is never overwritten: move the file away, or use it")]
     Exists {
         /// The file.
         path: PathBuf,
     },
     /// A directory, link, pipe or device.
-    #[error(
-        "the key ring {path} is not a regular file; name the file itself, links are not followed"
-    )]
+    #[error("the key ring {path} is not a regular file; name the file itself, links are not followed")]
     NotAFile {
         /// The file.
         path: PathBuf,
@@ -57,9 +51,7 @@ pub enum KeyRingError {
         mode: u32,
     },
     /// The operating system refused to read.
-    #[error(
-        "the key ring {path} cannot be read; check that it belongs to the user that runs the service"
-    )]
+    #[error("the key ring {path} cannot be read; check that it belongs to the user that runs the service")]
     Read {
         /// The file.
         path: PathBuf,
@@ -77,9 +69,7 @@ pub enum KeyRingError {
         source: io::Error,
     },
     /// Written by another version.
-    #[error(
-        "the key ring {path} has format {format}, and this version knows format 1; use the version that wrote it"
-    )]
+    #[error("the key ring {path} has format {format}, and this version knows format 1; use the version that wrote it")]
     UnknownFormat {
         /// The file.
         path: PathBuf,
@@ -115,70 +105,40 @@ pub enum KeyRingError {
 /// Reads the whole file, if it is one that only its owner may read.
 pub(crate) fn read(path: &Path) -> Result<Zeroizing<String>, KeyRingError> {
     let failed = |source: io::Error| match source.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::NOENT) => KeyRingError::Missing {
-            path: path.to_owned(),
-        },
-        Some(Errno::LOOP) => KeyRingError::NotAFile {
-            path: path.to_owned(),
-        },
-        _ => KeyRingError::Read {
-            path: path.to_owned(),
-            source,
-        },
+        Some(Errno::NOENT) => KeyRingError::Missing { path: path.to_owned() },
+        Some(Errno::LOOP) => KeyRingError::NotAFile { path: path.to_owned() },
+        _ => KeyRingError::Read { path: path.to_owned(), source },
     };
     // NONBLOCK: opening a pipe must not wait for its writer. What was opened is what is checked and read.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file =
-        rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
     let file = File::from(file);
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
-        return Err(KeyRingError::NotAFile {
-            path: path.to_owned(),
-        });
+        return Err(KeyRingError::NotAFile { path: path.to_owned() });
     }
     let mode = metadata.mode() & 0o7777;
     if mode & 0o077 != 0 {
-        return Err(KeyRingError::Exposed {
-            path: path.to_owned(),
-            mode,
-        });
+        return Err(KeyRingError::Exposed { path: path.to_owned(), mode });
     }
-    let damaged = |detail: &str| KeyRingError::Damaged {
-        path: path.to_owned(),
-        detail: detail.to_owned(),
-    };
+    let damaged = |detail: &str| KeyRingError::Damaged { path: path.to_owned(), detail: detail.to_owned() };
     let length = metadata.len();
     if length > SIZE_MAX {
         return Err(damaged("it is far longer than any key ring"));
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(length).unwrap_or(0) + 1));
-    (&file)
-        .take(SIZE_MAX)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
-    String::from_utf8(std::mem::take(&mut *bytes))
-        .map(Zeroizing::new)
-        .map_err(|error| {
-            error.into_bytes().zeroize();
-            damaged("it is not text")
-        })
+    (&file).take(SIZE_MAX).read_to_end(&mut bytes).map_err(failed)?;
+    String::from_utf8(std::mem::take(&mut *bytes)).map(Zeroizing::new).map_err(|error| {
+        error.into_bytes().zeroize();
+        damaged("it is not text")
+    })
 }
 
 /// Writes a new file with mode 0600 that is there whole or not at all, also after a power cut.
-pub(crate) fn create(
-    path: &Path,
-    content: &[u8],
-    entropy: &dyn Entropy,
-) -> Result<(), KeyRingError> {
-    let failed = |source: io::Error| KeyRingError::Write {
-        path: path.to_owned(),
-        source,
-    };
+pub(crate) fn create(path: &Path, content: &[u8], entropy: &dyn Entropy) -> Result<(), KeyRingError> {
+    let failed = |source: io::Error| KeyRingError::Write { path: path.to_owned(), source };
     if path.symlink_metadata().is_ok() {
-        return Err(KeyRingError::Exists {
-            path: path.to_owned(),
-        });
+        return Err(KeyRingError::Exists { path: path.to_owned() });
     }
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -194,9 +154,7 @@ pub(crate) fn create(
         // Nothing to say if it is not there: it may have failed to be made, or have its name already.
         let _ = fs::remove_file(&temporary);
         if source.kind() == io::ErrorKind::AlreadyExists {
-            KeyRingError::Exists {
-                path: path.to_owned(),
-            }
+            KeyRingError::Exists { path: path.to_owned() }
         } else {
             failed(source)
         }

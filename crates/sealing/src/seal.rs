@@ -99,9 +99,7 @@ pub(crate) fn seal(
     plaintext: &[u8],
 ) -> Result<Vec<u8>, SealError> {
     if plaintext.len() > PLAINTEXT_MAX {
-        return Err(SealError::TooLong {
-            length: plaintext.len(),
-        });
+        return Err(SealError::TooLong { length: plaintext.len() });
     }
     let derived = Derived::new(domain, key, salt).ok_or(SealError::Cipher)?;
     let mut record = Vec::with_capacity(OVERHEAD + plaintext.len());
@@ -123,16 +121,12 @@ pub(crate) fn seal(
 /// Which data key `record` names, once it has the shape of a record.
 pub(crate) fn key_id(record: &[u8]) -> Result<u32, OpenError> {
     if !(OVERHEAD..=OVERHEAD + PLAINTEXT_MAX).contains(&record.len()) {
-        return Err(OpenError::Length {
-            length: record.len(),
-        });
+        return Err(OpenError::Length { length: record.len() });
     }
     match *record {
         [FORMAT, SUITE, a, b, c, d, ..] => Ok(u32::from_be_bytes([a, b, c, d])),
         [format, suite, ..] => Err(OpenError::Unknown { format, suite }),
-        _ => Err(OpenError::Length {
-            length: record.len(),
-        }),
+        _ => Err(OpenError::Length { length: record.len() }),
     }
 }
 
@@ -156,12 +150,7 @@ pub(crate) fn open(
     let mut plaintext = Zeroizing::new(ciphertext.to_vec());
     derived
         .cipher
-        .decrypt_inout_detached(
-            &derived.nonce.into(),
-            &associated,
-            plaintext.as_mut_slice().into(),
-            tag,
-        )
+        .decrypt_inout_detached(&derived.nonce.into(), &associated, plaintext.as_mut_slice().into(), tag)
         .map_err(|_| OpenError::Refused)?;
     Ok(plaintext)
 }

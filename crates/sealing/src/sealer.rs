@@ -49,29 +49,17 @@ impl Sealer {
     ) -> Result<Self, UnlockError> {
         let keys = data_key::unlock(instance, rows, wrappers, None).await?;
         Ok(Self {
-            shared: Arc::new(Shared {
-                instance: instance.to_owned(),
-                entropy,
-                keys: RwLock::new(Arc::new(keys)),
-            }),
+            shared: Arc::new(Shared { instance: instance.to_owned(), entropy, keys: RwLock::new(Arc::new(keys)) }),
         })
     }
 
     /// Takes over the key table as it is now, in all clones; unwraps only what is new.
     ///
     /// After an error everything is as it was.
-    pub async fn reload(
-        &self,
-        rows: &[DataKeyRow],
-        wrappers: &[Arc<dyn KeyWrapper>],
-    ) -> Result<(), UnlockError> {
+    pub async fn reload(&self, rows: &[DataKeyRow], wrappers: &[Arc<dyn KeyWrapper>]) -> Result<(), UnlockError> {
         let known = self.keys();
         let keys = data_key::unlock(&self.shared.instance, rows, wrappers, Some(&known)).await?;
-        *self
-            .shared
-            .keys
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        *self.shared.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
         Ok(())
     }
 
@@ -81,11 +69,7 @@ impl Sealer {
     }
 
     /// Seals `plaintext` for the place that `identity` names; [`OVERHEAD`](crate::OVERHEAD) bytes longer.
-    pub fn seal(
-        &self,
-        identity: &RecordIdentity<'_>,
-        plaintext: &[u8],
-    ) -> Result<Vec<u8>, SealError> {
+    pub fn seal(&self, identity: &RecordIdentity<'_>, plaintext: &[u8]) -> Result<Vec<u8>, SealError> {
         let keys = self.keys();
         let key = keys.by_id.get(&keys.active).ok_or(SealError::Cipher)?;
         let salt = self.shared.entropy.bytes32();
@@ -95,37 +79,20 @@ impl Sealer {
     }
 
     /// Opens a record that was sealed for the place that `identity` names.
-    pub fn open(
-        &self,
-        identity: &RecordIdentity<'_>,
-        record: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+    pub fn open(&self, identity: &RecordIdentity<'_>, record: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
         let key_id = seal::key_id(record)?;
         let keys = self.keys();
-        let key = keys
-            .by_id
-            .get(&key_id)
-            .ok_or(OpenError::UnknownKey { key_id })?;
-        identity.with_parts(&self.shared.instance, |parts| {
-            seal::open(Domain::Record, key, parts, record)
-        })
+        let key = keys.by_id.get(&key_id).ok_or(OpenError::UnknownKey { key_id })?;
+        identity.with_parts(&self.shared.instance, |parts| seal::open(Domain::Record, key, parts, record))
     }
 
     /// Seals a secret.
-    pub fn seal_secret(
-        &self,
-        identity: &RecordIdentity<'_>,
-        secret: &Secret,
-    ) -> Result<Vec<u8>, SealError> {
+    pub fn seal_secret(&self, identity: &RecordIdentity<'_>, secret: &Secret) -> Result<Vec<u8>, SealError> {
         self.seal(identity, secret.expose().as_bytes())
     }
 
     /// Opens what [`Sealer::seal_secret`] made, without leaving a copy.
-    pub fn open_secret(
-        &self,
-        identity: &RecordIdentity<'_>,
-        record: &[u8],
-    ) -> Result<Secret, OpenError> {
+    pub fn open_secret(&self, identity: &RecordIdentity<'_>, record: &[u8]) -> Result<Secret, OpenError> {
         let mut plaintext = self.open(identity, record)?;
         match String::from_utf8(std::mem::take(&mut *plaintext)) {
             Ok(text) => Ok(Secret::from(text)),
@@ -137,13 +104,7 @@ impl Sealer {
     }
 
     fn keys(&self) -> Arc<Keys> {
-        Arc::clone(
-            &self
-                .shared
-                .keys
-                .read()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
+        Arc::clone(&self.shared.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -45,7 +45,10 @@ fn answer() -> Answer {
 pub(crate) async fn serve_json() -> anyhow::Result<()> {
     let template = Arc::new(answer());
     let app = Router::new()
-        .route("/bare", post(|State(answer): State<Arc<Answer>>, Json(_): Json<Ask>| async move { Json((*answer).clone()) }))
+        .route(
+            "/bare",
+            post(|State(answer): State<Arc<Answer>>, Json(_): Json<Ask>| async move { Json((*answer).clone()) }),
+        )
         .with_state(template);
     serve(app).await
 }
@@ -53,9 +56,11 @@ pub(crate) async fn serve_json() -> anyhow::Result<()> {
 /// A JSON route that reads one row by its primary key.
 pub(crate) async fn serve_read(url: &str, rows: usize) -> anyhow::Result<()> {
     let pool = PgPoolOptions::new().max_connections(16).test_before_acquire(false).connect(url).await?;
-    sqlx::query("CREATE TABLE IF NOT EXISTS bare_rows (id TEXT PRIMARY KEY, token BYTEA NOT NULL, expires_at BIGINT NOT NULL)")
-        .execute(&pool)
-        .await?;
+    sqlx::query(
+        "CREATE TABLE IF NOT EXISTS bare_rows (id TEXT PRIMARY KEY, token BYTEA NOT NULL, expires_at BIGINT NOT NULL)",
+    )
+    .execute(&pool)
+    .await?;
     sqlx::query("INSERT INTO bare_rows SELECT 'u-' || n, decode(repeat('ab', 126), 'hex'), 0 FROM generate_series(0, $1) n ON CONFLICT DO NOTHING")
         .bind(i64::try_from(rows)?)
         .execute(&pool)

@@ -63,7 +63,12 @@ pub(crate) async fn run(load: &Load) -> anyhow::Result<Seen> {
     }
     latencies.sort_unstable();
     let at = |share: f64| {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "an index")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "an index"
+        )]
         let index = ((latencies.len() - 1) as f64 * share) as usize;
         Duration::from_nanos(u64::from(latencies[index]))
     };

@@ -8,10 +8,7 @@ use crate::view::{AccessView, GrantEnd, GrantView};
 
 impl GrantBook {
     pub(crate) fn find_by_owner(&self, client_id: &str, user: &str) -> Vec<GrantId> {
-        self.by_owner
-            .get(&(Arc::from(client_id), Arc::from(user)))
-            .cloned()
-            .unwrap_or_default()
+        self.by_owner.get(&(Arc::from(client_id), Arc::from(user))).cloned().unwrap_or_default()
     }
 
     pub(crate) fn get(&self, id: GrantId) -> Option<&Grant> {
@@ -23,22 +20,18 @@ impl GrantBook {
     }
 
     pub(crate) fn is_live(&self, id: GrantId, now_ms: i64) -> bool {
-        self.grants
-            .get(id)
-            .is_some_and(|grant| grant.is_live(now_ms))
+        self.grants.get(id).is_some_and(|grant| grant.is_live(now_ms))
     }
 
     pub(crate) fn find_live_access(&self, token: &str, now_ms: i64) -> Option<LiveAccess<'_>> {
         let record = self.access_tokens.get(&digest(token))?;
         let grant = &self.grants[record.grant];
-        (!record.revoked && !lapsed(record.expires_at_ms, now_ms) && grant.is_live(now_ms)).then(
-            || LiveAccess {
-                grant_id: record.grant,
-                grant,
-                scopes: record.scopes.as_deref().unwrap_or(&grant.scopes),
-                expires_at_ms: record.expires_at_ms,
-            },
-        )
+        (!record.revoked && !lapsed(record.expires_at_ms, now_ms) && grant.is_live(now_ms)).then(|| LiveAccess {
+            grant_id: record.grant,
+            grant,
+            scopes: record.scopes.as_deref().unwrap_or(&grant.scopes),
+            expires_at_ms: record.expires_at_ms,
+        })
     }
 
     /// The grant of a refresh or access token, dead or alive.
@@ -50,12 +43,10 @@ impl GrantBook {
 
     /// Ends one access token, as if the provider had forgotten it.
     pub(crate) fn end_access(&mut self, token: &str) -> bool {
-        self.access_tokens
-            .get_mut(&digest(token))
-            .is_some_and(|record| {
-                record.revoked = true;
-                true
-            })
+        self.access_tokens.get_mut(&digest(token)).is_some_and(|record| {
+            record.revoked = true;
+            true
+        })
     }
 
     pub(crate) fn refresh_is_live(&self, token: &Digest, now_ms: i64) -> bool {
@@ -76,11 +67,7 @@ impl GrantBook {
             user: grant.user.to_string(),
             scopes: grant.scopes.clone(),
             alive,
-            ended: if is_over {
-                Some(GrantEnd::Lapsed)
-            } else {
-                grant.ended
-            },
+            ended: if is_over { Some(GrantEnd::Lapsed) } else { grant.ended },
             created_at_ms: grant.created_at_ms,
             refresh_count: grant.refresh_count,
             current_refresh: grant.latest_refresh.as_ref().map(name_of),

@@ -11,10 +11,7 @@ async fn a_non_rotating_token_works_on_and_is_not_repeated() {
     let token = grant.refresh_token.unwrap();
     assert_eq!(bench.refreshed(&token).await.1, "");
     assert_eq!(bench.refreshed(&token).await.1, "");
-    bench
-        .control
-        .update_client(CLIENT, |client| client.echo_refresh_token = true)
-        .unwrap();
+    bench.control.update_client(CLIENT, |client| client.echo_refresh_token = true).unwrap();
     assert_eq!(bench.refreshed(&token).await.1, token);
     assert_eq!(bench.control.grant(&grant.grant).unwrap().refresh_count, 3);
 }
@@ -59,10 +56,7 @@ async fn a_spent_token_is_forgiven_within_the_grace_and_fatal_after_it() {
     bench.assert_dead(&second).await;
     bench.assert_dead(&again).await;
     assert_eq!(bench.whoami(&access).await, 401);
-    assert_eq!(
-        bench.control.grant(&grant.grant).unwrap().ended,
-        Some(GrantEnd::TokenReused)
-    );
+    assert_eq!(bench.control.grant(&grant.grant).unwrap().ended, Some(GrantEnd::TokenReused));
 }
 
 #[tokio::test]
@@ -88,32 +82,20 @@ async fn a_spent_wide_token_ends_every_grant_of_the_same_client_and_user() {
     bench.assert_dead(&sibling.refresh_token.unwrap()).await;
     assert_eq!(bench.whoami(&sibling.access_token).await, 401);
     bench.refreshed(&stranger.refresh_token.unwrap()).await;
-    assert_eq!(
-        bench.control.grant(&sibling.grant).unwrap().ended,
-        Some(GrantEnd::SiblingTokenReused)
-    );
+    assert_eq!(bench.control.grant(&sibling.grant).unwrap().ended, Some(GrantEnd::SiblingTokenReused));
     let reuse = &bench.control.second_presentations()[0];
     assert!(reuse.reuse && !reuse.was_current);
-    assert_eq!(
-        reuse.committed.as_ref().unwrap().ended,
-        [grant.grant, sibling.grant]
-    );
+    assert_eq!(reuse.committed.as_ref().unwrap().ended, [grant.grant, sibling.grant]);
 }
 
 #[tokio::test]
 async fn the_old_access_token_dies_on_refresh_only_where_the_client_is_told_so() {
     for dies in [false, true] {
-        let client = ClientSettings {
-            access_dies_on_refresh: dies,
-            ..ClientSettings::default()
-        };
+        let client = ClientSettings { access_dies_on_refresh: dies, ..ClientSettings::default() };
         let bench = Bench::with_client(client).await;
         let grant = bench.seed();
         let (access, _) = bench.refreshed(&grant.refresh_token.unwrap()).await;
-        assert_eq!(
-            bench.whoami(&grant.access_token).await,
-            if dies { 401 } else { 200 }
-        );
+        assert_eq!(bench.whoami(&grant.access_token).await, if dies { 401 } else { 200 });
         assert_eq!(bench.whoami(&access).await, 200);
     }
 }
@@ -152,10 +134,7 @@ async fn lives_end_by_the_sandboxs_own_clock() {
 
 #[tokio::test]
 async fn no_refresh_moves_the_end_of_a_grant_with_a_fixed_life() {
-    let client = ClientSettings {
-        grant_life_seconds: Some(100),
-        ..ClientSettings::default()
-    };
+    let client = ClientSettings { grant_life_seconds: Some(100), ..ClientSettings::default() };
     let bench = Bench::with_client(client).await;
     let grant = bench.seed();
     bench.control.advance(Duration::from_secs(90));
@@ -163,10 +142,7 @@ async fn no_refresh_moves_the_end_of_a_grant_with_a_fixed_life() {
     bench.control.advance(Duration::from_secs(11));
     assert_eq!(bench.whoami(&access).await, 401);
     bench.assert_dead(&second).await;
-    assert_eq!(
-        bench.control.grant(&grant.grant).unwrap().ended,
-        Some(GrantEnd::Lapsed)
-    );
+    assert_eq!(bench.control.grant(&grant.grant).unwrap().ended, Some(GrantEnd::Lapsed));
 }
 
 #[tokio::test]
@@ -183,21 +159,11 @@ async fn the_life_of_a_token_can_be_stated_in_every_wrong_way() {
         (ExpiresIn::Stated { seconds: 5 }, "5"),
     ];
     for (stated, expected) in cases {
-        bench
-            .control
-            .update_client(CLIENT, |client| client.expires_in = stated)
-            .unwrap();
+        bench.control.update_client(CLIENT, |client| client.expires_in = stated).unwrap();
         let (_, body) = bench.refresh(&token).await;
-        assert_eq!(
-            body.get("expires_in").unwrap().to_string(),
-            expected,
-            "{stated:?}"
-        );
+        assert_eq!(body.get("expires_in").unwrap().to_string(), expected, "{stated:?}");
     }
-    bench
-        .control
-        .update_client(CLIENT, |client| client.expires_in = ExpiresIn::Absent)
-        .unwrap();
+    bench.control.update_client(CLIENT, |client| client.expires_in = ExpiresIn::Absent).unwrap();
     assert!(bench.refresh(&token).await.1.get("expires_in").is_none());
 }
 
@@ -214,34 +180,23 @@ async fn a_dead_grant_can_be_answered_in_a_providers_own_way() {
         .unwrap();
     assert!(bench.control.revoke_grant_by_user(&grant.grant));
     let (status, body) = bench.refresh(&grant.refresh_token.unwrap()).await;
-    assert_eq!(
-        (status, body["error"].as_str()),
-        (200, Some("bad_refresh_token"))
-    );
+    assert_eq!((status, body["error"].as_str()), (200, Some("bad_refresh_token")));
     assert_eq!(bench.control.counters().refused, 1);
 }
 
 #[tokio::test]
 async fn the_oldest_grant_makes_room_above_the_limit() {
-    let client = ClientSettings {
-        max_live_grants: Some(2),
-        ..ClientSettings::default()
-    };
+    let client = ClientSettings { max_live_grants: Some(2), ..ClientSettings::default() };
     let bench = Bench::with_client(client).await;
     let grants = [bench.seed(), bench.seed(), bench.seed()];
-    let alive = grants
-        .each_ref()
-        .map(|grant| bench.control.grant(&grant.grant).unwrap().alive);
+    let alive = grants.each_ref().map(|grant| bench.control.grant(&grant.grant).unwrap().alive);
     assert_eq!(alive, [false, true, true]);
 }
 
 #[tokio::test]
 async fn scopes_are_narrowed_but_never_widened_by_a_refresh() {
     let bench = Bench::of_class(Rotation::NonRotating).await;
-    let grant = bench
-        .control
-        .seed_grant(CLIENT, "user-a", &["read", "write"])
-        .unwrap();
+    let grant = bench.control.seed_grant(CLIENT, "user-a", &["read", "write"]).unwrap();
     let token = grant.refresh_token.unwrap();
     let form = |scope: &'static str| [("grant_type", "refresh_token"), ("scope", scope)];
     let mut narrow = form("read").to_vec();

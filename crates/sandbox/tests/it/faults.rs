@@ -7,11 +7,7 @@ use valetkey_sandbox::{Commit, Endpoint, Fault, FaultRule, Outage, RetryAfter, R
 use crate::support::{Bench, CLIENT, reply};
 
 /// Meets one fault at a refresh, as text, and answers the response's parts.
-async fn meet(
-    bench: &Bench,
-    rule: FaultRule,
-    token: &str,
-) -> (u16, reqwest::header::HeaderMap, String) {
+async fn meet(bench: &Bench, rule: FaultRule, token: &str) -> (u16, reqwest::header::HeaderMap, String) {
     bench.control.inject(rule);
     let response = bench.post_refresh(token).send().await.unwrap();
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -42,16 +38,8 @@ async fn an_error_that_was_not_committed_leaves_the_token_current() {
 async fn an_error_that_was_committed_has_spent_the_token() {
     let bench = Bench::of_class(Rotation::Strict).await;
     let token = bench.seed().refresh_token.unwrap();
-    let fault = Fault::OAuthError {
-        status: 503,
-        error: "temporarily_unavailable".to_owned(),
-    };
-    let (status, _, _) = meet(
-        &bench,
-        FaultRule::refresh(fault).commit(Commit::Before),
-        &token,
-    )
-    .await;
+    let fault = Fault::OAuthError { status: 503, error: "temporarily_unavailable".to_owned() };
+    let (status, _, _) = meet(&bench, FaultRule::refresh(fault).commit(Commit::Before), &token).await;
     assert_eq!(status, 503);
     let event = &bench.control.token_requests()[0];
     assert_eq!((event.status, event.shown_status), (Some(200), Some(503)));
@@ -63,9 +51,7 @@ async fn an_error_that_was_committed_has_spent_the_token() {
 async fn a_connection_is_reset_without_an_answer() {
     let bench = Bench::of_class(Rotation::Strict).await;
     let token = bench.seed().refresh_token.unwrap();
-    bench
-        .control
-        .inject(FaultRule::refresh(Fault::ResetBeforeAnswer).commit(Commit::Before));
+    bench.control.inject(FaultRule::refresh(Fault::ResetBeforeAnswer).commit(Commit::Before));
     let error = bench.post_refresh(&token).send().await.unwrap_err();
     assert!(error.is_request() && !error.is_connect() && !error.is_timeout());
     let event = &bench.control.token_requests()[0];
@@ -78,9 +64,7 @@ async fn a_connection_is_reset_without_an_answer() {
 async fn a_truncated_body_breaks_in_the_middle_after_the_commit() {
     let bench = Bench::of_class(Rotation::Strict).await;
     let token = bench.seed().refresh_token.unwrap();
-    bench
-        .control
-        .inject(FaultRule::refresh(Fault::TruncatedBody));
+    bench.control.inject(FaultRule::refresh(Fault::TruncatedBody));
     let mut response = bench.post_refresh(&token).send().await.unwrap();
     assert_eq!(response.status(), 200);
     let half = response.chunk().await.unwrap().unwrap();
@@ -112,27 +96,16 @@ async fn an_oversized_body_is_the_true_answer_with_padding() {
     assert_eq!(status, 200);
     assert!(body.len() > 100_000);
     let body: Value = serde_json::from_str(&body).unwrap();
-    assert!(
-        bench
-            .control
-            .is_access_token_live(body["access_token"].as_str().unwrap())
-    );
+    assert!(bench.control.is_access_token_live(body["access_token"].as_str().unwrap()));
 }
 
 #[tokio::test]
 async fn a_slow_body_arrives_whole() {
     let bench = Bench::of_class(Rotation::Strict).await;
     let token = bench.seed().refresh_token.unwrap();
-    let (_, _, body) = meet(
-        &bench,
-        FaultRule::refresh(Fault::SlowBody { ms_per_chunk: 1 }),
-        &token,
-    )
-    .await;
+    let (_, _, body) = meet(&bench, FaultRule::refresh(Fault::SlowBody { ms_per_chunk: 1 }), &token).await;
     let body: Value = serde_json::from_str(&body).unwrap();
-    bench
-        .refreshed(body["refresh_token"].as_str().unwrap())
-        .await;
+    bench.refreshed(body["refresh_token"].as_str().unwrap()).await;
 }
 
 #[tokio::test]
@@ -140,27 +113,14 @@ async fn answers_that_are_no_token_answers_are_shown() {
     let bench = Bench::of_class(Rotation::Strict).await;
     let token = bench.seed().refresh_token.unwrap();
     let (status, headers, body) = meet(&bench, FaultRule::refresh(Fault::NotJson), &token).await;
-    assert_eq!(
-        (status, headers["content-type"].as_bytes()),
-        (200, b"text/html".as_slice())
-    );
+    assert_eq!((status, headers["content-type"].as_bytes()), (200, b"text/html".as_slice()));
     assert!(body.starts_with('<'));
-    let to = Fault::RedirectTo {
-        url: "http://127.0.0.1:9/trap".to_owned(),
-    };
+    let to = Fault::RedirectTo { url: "http://127.0.0.1:9/trap".to_owned() };
     let (status, headers, _) = meet(&bench, FaultRule::refresh(to), &token).await;
-    assert_eq!(
-        (status, headers["location"].as_bytes()),
-        (307, b"http://127.0.0.1:9/trap".as_slice())
-    );
-    let inside = Fault::ErrorInside200 {
-        error: "invalid_refresh_token".to_owned(),
-    };
+    assert_eq!((status, headers["location"].as_bytes()), (307, b"http://127.0.0.1:9/trap".as_slice()));
+    let inside = Fault::ErrorInside200 { error: "invalid_refresh_token".to_owned() };
     let (status, _, body) = meet(&bench, FaultRule::refresh(inside), &token).await;
-    assert_eq!(
-        (status, body.as_str()),
-        (200, r#"{"error":"invalid_refresh_token","ok":false}"#)
-    );
+    assert_eq!((status, body.as_str()), (200, r#"{"error":"invalid_refresh_token","ok":false}"#));
     bench.refreshed(&token).await;
 }
 
@@ -171,28 +131,15 @@ async fn a_rate_limit_says_when_to_come_back() {
     bench.control.set_now_ms(784_111_777_000);
     let cases = [
         (RetryAfter::Seconds(7), Some("7")),
-        (
-            RetryAfter::DateIn(60),
-            Some("Sun, 06 Nov 1994 08:50:37 GMT"),
-        ),
+        (RetryAfter::DateIn(60), Some("Sun, 06 Nov 1994 08:50:37 GMT")),
         (RetryAfter::Text("soon".to_owned()), Some("soon")),
         (RetryAfter::Absent, None),
     ];
     for (retry_after, expected) in cases {
-        let (status, headers, _) = meet(
-            &bench,
-            FaultRule::refresh(Fault::RateLimited { retry_after }),
-            &token,
-        )
-        .await;
+        let (status, headers, _) = meet(&bench, FaultRule::refresh(Fault::RateLimited { retry_after }), &token).await;
         assert_eq!(status, 429);
-        let found = headers
-            .get("retry-after")
-            .map(|value| value.to_str().unwrap());
-        assert!(
-            found == expected || found == Some("Sun, 06 Nov 1994 08:50:38 GMT"),
-            "{found:?}"
-        );
+        let found = headers.get("retry-after").map(|value| value.to_str().unwrap());
+        assert!(found == expected || found == Some("Sun, 06 Nov 1994 08:50:38 GMT"), "{found:?}");
     }
 }
 
@@ -203,33 +150,19 @@ async fn the_true_answer_is_bent_as_scripted() {
     let (_, _, body) = meet(&bench, FaultRule::refresh(Fault::DuplicateKeys), &token).await;
     assert_eq!(body.matches("\"access_token\"").count(), 2);
     let parsed: Value = serde_json::from_str(&body).unwrap();
-    parsed["refresh_token"]
-        .as_str()
-        .unwrap()
-        .clone_into(&mut token);
+    parsed["refresh_token"].as_str().unwrap().clone_into(&mut token);
     let (_, _, body) = meet(&bench, FaultRule::refresh(Fault::MissingTokenType), &token).await;
     let parsed: Value = serde_json::from_str(&body).unwrap();
     assert!(parsed.get("token_type").is_none());
-    parsed["refresh_token"]
-        .as_str()
-        .unwrap()
-        .clone_into(&mut token);
+    parsed["refresh_token"].as_str().unwrap().clone_into(&mut token);
     let (_, _, body) = meet(&bench, FaultRule::refresh(Fault::NestedTokens), &token).await;
     let parsed: Value = serde_json::from_str(&body).unwrap();
-    parsed["authed_user"]["refresh_token"]
-        .as_str()
-        .unwrap()
-        .clone_into(&mut token);
+    parsed["authed_user"]["refresh_token"].as_str().unwrap().clone_into(&mut token);
     let (_, headers, body) = meet(&bench, FaultRule::refresh(Fault::FormEncoded), &token).await;
     assert_eq!(headers["content-type"], "application/x-www-form-urlencoded");
     let (_, form_token) = body.split_once("refresh_token=").unwrap();
     form_token.split('&').next().unwrap().clone_into(&mut token);
-    let (_, _, body) = meet(
-        &bench,
-        FaultRule::refresh(Fault::WithoutRefreshToken),
-        &token,
-    )
-    .await;
+    let (_, _, body) = meet(&bench, FaultRule::refresh(Fault::WithoutRefreshToken), &token).await;
     assert!(!body.contains("refresh_token"));
     bench.assert_dead(&token).await;
 }
@@ -238,9 +171,7 @@ async fn the_true_answer_is_bent_as_scripted() {
 async fn a_provider_that_never_rotates_can_do_it_once() {
     let bench = Bench::of_class(Rotation::NonRotating).await;
     let token = bench.seed().refresh_token.unwrap();
-    bench
-        .control
-        .inject(FaultRule::refresh(Fault::WithRotation));
+    bench.control.inject(FaultRule::refresh(Fault::WithRotation));
     let (_, rotated) = bench.refreshed(&token).await;
     assert!(rotated.starts_with("sbx_rt_") && rotated != token);
     assert_eq!(bench.refreshed(&token).await.1, "");
@@ -251,23 +182,10 @@ async fn a_provider_that_never_rotates_can_do_it_once() {
 async fn a_fault_finds_its_client_grant_and_count() {
     let bench = Bench::of_class(Rotation::NonRotating).await;
     let (hit, spared) = (bench.seed(), bench.seed());
-    let down = || Fault::OAuthError {
-        status: 500,
-        error: "server_error".to_owned(),
-    };
-    bench
-        .control
-        .inject(FaultRule::refresh(down()).client("another-client"));
-    bench
-        .control
-        .inject(FaultRule::token(down()).grant_type("client_credentials"));
-    bench.control.inject(
-        FaultRule::refresh(down())
-            .client(CLIENT)
-            .grant(&hit.grant)
-            .after(1)
-            .times(2),
-    );
+    let down = || Fault::OAuthError { status: 500, error: "server_error".to_owned() };
+    bench.control.inject(FaultRule::refresh(down()).client("another-client"));
+    bench.control.inject(FaultRule::token(down()).grant_type("client_credentials"));
+    bench.control.inject(FaultRule::refresh(down()).client(CLIENT).grant(&hit.grant).after(1).times(2));
     let (hit, spared) = (hit.refresh_token.unwrap(), spared.refresh_token.unwrap());
     let mut seen = Vec::new();
     for _ in 0..4 {
@@ -285,36 +203,22 @@ async fn other_endpoints_have_faults_too() {
     let bench = Bench::of_class(Rotation::Strict).await;
     let grant = bench.seed();
     let get = async |path: &str| {
-        let call = bench
-            .http
-            .get(bench.url(path))
-            .bearer_auth(&grant.access_token);
+        let call = bench.http.get(bench.url(path)).bearer_auth(&grant.access_token);
         reply(call.send().await.unwrap()).await
     };
-    let limited = Fault::RateLimited {
-        retry_after: RetryAfter::Seconds(1),
-    };
+    let limited = Fault::RateLimited { retry_after: RetryAfter::Seconds(1) };
     bench.control.inject(FaultRule::new(Endpoint::Api, limited));
     assert_eq!(get("/api/whoami").await.0, 429);
     assert_eq!(get("/api/whoami").await.0, 200);
-    bench
-        .control
-        .inject(FaultRule::new(Endpoint::Discovery, Fault::NotJson));
+    bench.control.inject(FaultRule::new(Endpoint::Discovery, Fault::NotJson));
     assert!(get("/.well-known/openid-configuration").await.1.is_string());
-    bench.control.inject(FaultRule::new(
-        Endpoint::Discovery,
-        Fault::OversizedBody { bytes: 1000 },
-    ));
+    bench.control.inject(FaultRule::new(Endpoint::Discovery, Fault::OversizedBody { bytes: 1000 }));
     let (_, document) = get("/.well-known/openid-configuration").await;
     assert_eq!(document["issuer"], bench.sandbox.issuer());
     assert_eq!(document["padding"].as_str().unwrap().len(), 1000);
-    bench
-        .control
-        .inject(FaultRule::new(Endpoint::Userinfo, Fault::Delay { ms: 1 }));
+    bench.control.inject(FaultRule::new(Endpoint::Userinfo, Fault::Delay { ms: 1 }));
     assert_eq!(get("/userinfo").await.1["sub"], "user-a");
-    bench
-        .control
-        .inject(FaultRule::new(Endpoint::Jwks, Fault::TruncatedBody));
+    bench.control.inject(FaultRule::new(Endpoint::Jwks, Fault::TruncatedBody));
     let response = bench.http.get(bench.url("/jwks")).send().await.unwrap();
     assert!(response.text().await.is_err());
 }
@@ -329,24 +233,11 @@ async fn a_provider_that_is_down_processes_nothing_and_still_counts_what_it_was_
     assert_eq!(bench.whoami(&grant.access_token).await, 503);
     bench.control.set_outage(Outage::Drop);
     bench.post_refresh(&token).send().await.unwrap_err();
-    bench
-        .http
-        .get(bench.authorize_url(&[]))
-        .send()
-        .await
-        .unwrap_err();
+    bench.http.get(bench.authorize_url(&[])).send().await.unwrap_err();
     bench.control.set_down(false);
     bench.refreshed(&token).await;
     assert_eq!(bench.control.second_presentations().len(), 2);
-    assert_eq!(
-        bench
-            .control
-            .refreshes_for(&grant.grant)
-            .iter()
-            .filter(|event| event.processed)
-            .count(),
-        1
-    );
+    assert_eq!(bench.control.refreshes_for(&grant.grant).iter().filter(|event| event.processed).count(), 1);
 }
 
 #[tokio::test]
@@ -355,14 +246,6 @@ async fn a_hanging_request_ends_with_its_caller() {
     let token = bench.seed().refresh_token.unwrap();
     bench.control.inject(FaultRule::refresh(Fault::Hang));
     let patience = Duration::from_millis(50);
-    assert!(
-        bench
-            .post_refresh(&token)
-            .timeout(patience)
-            .send()
-            .await
-            .unwrap_err()
-            .is_timeout()
-    );
+    assert!(bench.post_refresh(&token).timeout(patience).send().await.unwrap_err().is_timeout());
     bench.refreshed(&token).await;
 }

@@ -23,21 +23,13 @@ pub(crate) type Reply = (u16, Value);
 pub(crate) fn http_client() -> reqwest::Client {
     // Fails when another test of this process was first, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder()
-        .redirect(Policy::none())
-        .timeout(Duration::from_secs(20))
-        .build()
-        .unwrap()
+    reqwest::Client::builder().redirect(Policy::none()).timeout(Duration::from_secs(20)).build().unwrap()
 }
 
 impl Bench {
     pub(crate) async fn start(settings: SandboxSettings) -> Self {
         let sandbox = Sandbox::start(settings).await.unwrap();
-        Self {
-            control: sandbox.control(),
-            sandbox,
-            http: http_client(),
-        }
+        Self { control: sandbox.control(), sandbox, http: http_client() }
     }
 
     pub(crate) async fn of_class(rotation: Rotation) -> Self {
@@ -53,16 +45,11 @@ impl Bench {
     }
 
     pub(crate) fn seed(&self) -> SeededGrant {
-        self.control
-            .seed_grant(CLIENT, "user-a", &["read"])
-            .unwrap()
+        self.control.seed_grant(CLIENT, "user-a", &["read"]).unwrap()
     }
 
     pub(crate) fn post_token(&self, form: &[(&str, &str)]) -> reqwest::RequestBuilder {
-        self.http
-            .post(self.url("/token"))
-            .basic_auth(CLIENT, Some(SECRET))
-            .form(form)
+        self.http.post(self.url("/token")).basic_auth(CLIENT, Some(SECRET)).form(form)
     }
 
     pub(crate) fn post_refresh(&self, token: &str) -> reqwest::RequestBuilder {
@@ -83,10 +70,7 @@ impl Bench {
 
     pub(crate) async fn assert_dead(&self, token: &str) {
         let (status, body) = self.refresh(token).await;
-        assert_eq!(
-            (status, body["error"].as_str()),
-            (400, Some("invalid_grant"))
-        );
+        assert_eq!((status, body["error"].as_str()), (400, Some("invalid_grant")));
     }
 
     pub(crate) async fn whoami(&self, token: &str) -> u16 {
@@ -96,31 +80,16 @@ impl Bench {
 
     /// Authorizes with these further parameters and answers the location's.
     pub(crate) async fn authorize(&self, further: &[(&str, &str)]) -> Vec<(String, String)> {
-        let response = self
-            .http
-            .get(self.authorize_url(further))
-            .send()
-            .await
-            .unwrap();
+        let response = self.http.get(self.authorize_url(further)).send().await.unwrap();
         assert_eq!(response.status(), 302);
         location_pairs(&response)
     }
 
     pub(crate) fn authorize_url(&self, further: &[(&str, &str)]) -> Url {
-        let base = [
-            ("response_type", "code"),
-            ("client_id", CLIENT),
-            ("state", "the-state"),
-        ];
-        let redirect = further
-            .iter()
-            .all(|(name, _)| *name != "redirect_uri")
-            .then_some(("redirect_uri", REDIRECT));
+        let base = [("response_type", "code"), ("client_id", CLIENT), ("state", "the-state")];
+        let redirect = further.iter().all(|(name, _)| *name != "redirect_uri").then_some(("redirect_uri", REDIRECT));
         let mut url = Url::parse(&self.url("/authorize")).unwrap();
-        url.query_pairs_mut()
-            .extend_pairs(base)
-            .extend_pairs(redirect)
-            .extend_pairs(further);
+        url.query_pairs_mut().extend_pairs(base).extend_pairs(redirect).extend_pairs(further);
         url
     }
 }
@@ -128,24 +97,14 @@ impl Bench {
 pub(crate) async fn reply(response: reqwest::Response) -> Reply {
     let status = response.status().as_u16();
     let body = response.text().await.unwrap();
-    (
-        status,
-        serde_json::from_str(&body).unwrap_or(Value::String(body)),
-    )
+    (status, serde_json::from_str(&body).unwrap_or(Value::String(body)))
 }
 
 pub(crate) fn location_pairs(response: &reqwest::Response) -> Vec<(String, String)> {
     let location = response.headers()[LOCATION].to_str().unwrap();
-    Url::parse(location)
-        .unwrap()
-        .query_pairs()
-        .into_owned()
-        .collect()
+    Url::parse(location).unwrap().query_pairs().into_owned().collect()
 }
 
 pub(crate) fn value_of<'a>(pairs: &'a [(String, String)], name: &str) -> &'a str {
-    pairs
-        .iter()
-        .find(|(found, _)| found == name)
-        .map_or("", |(_, value)| value)
+    pairs.iter().find(|(found, _)| found == name).map_or("", |(_, value)| value)
 }

@@ -7,31 +7,15 @@ use valetkey_core::{KeyWrapper, WrapContext, WrapError, sha256};
 use super::{IDENTITY, INSTANCE, data_key, entropy, unlock, wrappers};
 use crate::{DataKeyRow, DataKeyState, OpenError, Sealer, UnlockError};
 
-async fn unlock_error(
-    instance: &str,
-    rows: &[DataKeyRow],
-    wrappers: &[Arc<dyn KeyWrapper>],
-) -> UnlockError {
-    Sealer::unlock(instance, rows, wrappers, entropy())
-        .await
-        .unwrap_err()
+async fn unlock_error(instance: &str, rows: &[DataKeyRow], wrappers: &[Arc<dyn KeyWrapper>]) -> UnlockError {
+    Sealer::unlock(instance, rows, wrappers, entropy()).await.unwrap_err()
 }
 
 #[tokio::test]
 async fn a_restart_opens_what_was_sealed_before() {
     let rows = [data_key(1, &wrappers(1)).await];
-    let record = unlock(INSTANCE, &rows)
-        .await
-        .seal(&IDENTITY, b"refresh-1")
-        .unwrap();
-    assert_eq!(
-        unlock(INSTANCE, &rows)
-            .await
-            .open(&IDENTITY, &record)
-            .unwrap()
-            .as_slice(),
-        b"refresh-1"
-    );
+    let record = unlock(INSTANCE, &rows).await.seal(&IDENTITY, b"refresh-1").unwrap();
+    assert_eq!(unlock(INSTANCE, &rows).await.open(&IDENTITY, &record).unwrap().as_slice(), b"refresh-1");
 }
 
 #[tokio::test]
@@ -59,10 +43,7 @@ async fn a_failed_reload_changes_nothing() {
     rows[0].state = DataKeyState::DecryptOnly;
     rows.push(data_key(2, &wrappers(2)).await);
     let error = sealer.reload(&rows, &wrappers(1)).await.unwrap_err();
-    assert!(
-        matches!(error, UnlockError::UnknownWrapper { key_id: 2, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, UnlockError::UnknownWrapper { key_id: 2, .. }), "{error}");
     let record = sealer.seal(&IDENTITY, b"x").unwrap();
     assert_eq!(sealer.active_key(), 1);
     assert!(sealer.open(&IDENTITY, &record).is_ok());
@@ -83,9 +64,7 @@ async fn unlocking_and_the_sealer_can_go_to_another_thread() {
     }
     let rows = [data_key(1, &wrappers(1)).await];
     let wrappers = wrappers(1);
-    let sealer = sent(Sealer::unlock(INSTANCE, &rows, &wrappers, entropy()))
-        .await
-        .unwrap();
+    let sealer = sent(Sealer::unlock(INSTANCE, &rows, &wrappers, entropy())).await.unwrap();
     sent(sealer.reload(&rows, &wrappers)).await.unwrap();
     shared(&sealer);
 }
@@ -99,10 +78,7 @@ async fn reading_goes_on_while_keys_are_added() {
         let sealer = sealer.clone();
         std::thread::spawn(move || (0..300).all(|_| sealer.open(&IDENTITY, &record).is_ok()))
     };
-    let mut rows = vec![DataKeyRow {
-        state: DataKeyState::DecryptOnly,
-        ..row
-    }];
+    let mut rows = vec![DataKeyRow { state: DataKeyState::DecryptOnly, ..row }];
     for id in 2..12 {
         let mut table = rows.clone();
         table.push(data_key(id, &wrappers(1)).await);
@@ -119,10 +95,7 @@ async fn an_unknown_wrapper_is_named_with_what_there_is() {
     let row = data_key(3, &wrappers(2)).await;
     let error = unlock_error(INSTANCE, std::slice::from_ref(&row), &wrappers(1)).await;
     let text = error.to_string();
-    assert!(
-        matches!(error, UnlockError::UnknownWrapper { key_id: 3, .. }),
-        "{text}"
-    );
+    assert!(matches!(error, UnlockError::UnknownWrapper { key_id: 3, .. }), "{text}");
     assert!(text.contains(&row.wrapper), "{text}");
     assert!(text.contains(wrappers(1)[0].id()), "{text}");
     let text = unlock_error(INSTANCE, &[row], &[]).await.to_string();
@@ -145,10 +118,7 @@ async fn a_relabelled_foreign_data_key_does_not_open_either() {
     let mut row = data_key(3, &wrappers(1)).await;
     row.canary.splice(..INSTANCE.len(), *b"77aa");
     let error = unlock_error("77aa", &[row], &wrappers(1)).await;
-    assert!(
-        matches!(error, UnlockError::Damaged { key_id: 3, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, UnlockError::Damaged { key_id: 3, .. }), "{error}");
 }
 
 #[tokio::test]
@@ -158,10 +128,7 @@ async fn every_flipped_byte_of_a_data_key_row_is_refused() {
         let mut row = row.clone();
         row.wrapped[place] ^= 0x10;
         let error = unlock_error(INSTANCE, &[row], &wrappers(1)).await;
-        assert!(
-            matches!(error, UnlockError::Damaged { key_id: 3, .. }),
-            "{place}: {error}"
-        );
+        assert!(matches!(error, UnlockError::Damaged { key_id: 3, .. }), "{place}: {error}");
     }
     for place in 0..row.canary.len() {
         let mut row = row.clone();
@@ -179,95 +146,50 @@ async fn every_flipped_byte_of_a_data_key_row_is_refused() {
 #[tokio::test]
 async fn truncated_rows_are_refused() {
     let row = data_key(3, &wrappers(1)).await;
-    let short = DataKeyRow {
-        wrapped: row.wrapped[..40].to_vec(),
-        ..row.clone()
-    };
+    let short = DataKeyRow { wrapped: row.wrapped[..40].to_vec(), ..row.clone() };
     let error = unlock_error(INSTANCE, &[short], &wrappers(1)).await;
     assert!(matches!(error, UnlockError::Damaged { .. }), "{error}");
-    let short = DataKeyRow {
-        canary: Vec::new(),
-        ..row
-    };
+    let short = DataKeyRow { canary: Vec::new(), ..row };
     let error = unlock_error(INSTANCE, &[short], &wrappers(1)).await;
-    assert!(
-        matches!(
-            error,
-            UnlockError::Canary {
-                source: OpenError::Length { length: 0 },
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, UnlockError::Canary { source: OpenError::Length { length: 0 }, .. }), "{error}");
 }
 
 #[tokio::test]
 async fn a_data_key_under_another_id_is_refused() {
-    let row = DataKeyRow {
-        id: 4,
-        ..data_key(3, &wrappers(1)).await
-    };
+    let row = DataKeyRow { id: 4, ..data_key(3, &wrappers(1)).await };
     let error = unlock_error(INSTANCE, &[row], &wrappers(1)).await;
-    assert!(
-        matches!(error, UnlockError::Damaged { key_id: 4, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, UnlockError::Damaged { key_id: 4, .. }), "{error}");
 }
 
 #[tokio::test]
 async fn exactly_one_key_is_active_and_no_id_is_there_twice() {
     let one = data_key(1, &wrappers(1)).await;
     let two = data_key(2, &wrappers(1)).await;
-    let retired = DataKeyRow {
-        state: DataKeyState::DecryptOnly,
-        ..one.clone()
-    };
+    let retired = DataKeyRow { state: DataKeyState::DecryptOnly, ..one.clone() };
     let error = unlock_error(INSTANCE, &[], &wrappers(1)).await;
     assert!(matches!(error, UnlockError::NoActiveKey), "{error}");
     let error = unlock_error(INSTANCE, std::slice::from_ref(&retired), &wrappers(1)).await;
     assert!(matches!(error, UnlockError::NoActiveKey), "{error}");
     let error = unlock_error(INSTANCE, &[one.clone(), two], &wrappers(1)).await;
-    assert!(
-        matches!(
-            error,
-            UnlockError::SeveralActiveKeys {
-                first: 1,
-                second: 2
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, UnlockError::SeveralActiveKeys { first: 1, second: 2 }), "{error}");
     let error = unlock_error(INSTANCE, &[one, retired], &wrappers(1)).await;
-    assert!(
-        matches!(error, UnlockError::DuplicateKey { key_id: 1 }),
-        "{error}"
-    );
+    assert!(matches!(error, UnlockError::DuplicateKey { key_id: 1 }), "{error}");
 }
 
 #[tokio::test]
 async fn the_same_key_wraps_to_the_same_bytes_and_another_to_others() {
     let local = &wrappers(1)[0];
-    let context = WrapContext {
-        instance: INSTANCE.to_owned(),
-        key_id: 1,
-    };
+    let context = WrapContext { instance: INSTANCE.to_owned(), key_id: 1 };
     let wrapped = local.wrap(&context, &[5; 32]).await.unwrap();
     assert_eq!(wrapped, local.wrap(&context, &[5; 32]).await.unwrap());
     let salt = |record: &[u8]| record[6..38].to_vec();
-    let other = WrapContext {
-        key_id: 2,
-        ..context.clone()
-    };
+    let other = WrapContext { key_id: 2, ..context.clone() };
     for (what, context, key) in [("key", &context, [6; 32]), ("key id", &other, [5; 32])] {
         let wrapped_too = local.wrap(context, &key).await.unwrap();
         assert_ne!(salt(&wrapped), salt(&wrapped_too), "{what}");
     }
     assert_eq!(local.unwrap(&context, &wrapped).await.unwrap(), [5; 32]);
-    assert!(matches!(
-        local.unwrap(&other, &wrapped).await,
-        Err(WrapError::Refused)
-    ));
+    assert!(matches!(local.unwrap(&other, &wrapped).await, Err(WrapError::Refused)));
 }
 
 /// A key service.
@@ -287,8 +209,7 @@ impl KeyWrapper for Service {
     }
 
     async fn unwrap(&self, _: &WrapContext, _: &[u8]) -> Result<[u8; 32], WrapError> {
-        self.answers
-            .ok_or_else(|| WrapError::Unavailable("connection refused".to_owned()))
+        self.answers.ok_or_else(|| WrapError::Unavailable("connection refused".to_owned()))
     }
 }
 
@@ -297,21 +218,9 @@ async fn a_service_that_is_away_is_told_from_one_that_gives_the_wrong_key() {
     let service = |answers| -> [Arc<dyn KeyWrapper>; 1] { [Arc::new(Service { answers })] };
     let row = data_key(3, &service(None)).await;
     let error = unlock_error(INSTANCE, std::slice::from_ref(&row), &service(None)).await;
-    assert!(
-        matches!(error, UnlockError::Unavailable { key_id: 3, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, UnlockError::Unavailable { key_id: 3, .. }), "{error}");
     let error = unlock_error(INSTANCE, &[row], &service(Some([8; 32]))).await;
-    assert!(
-        matches!(
-            error,
-            UnlockError::Canary {
-                key_id: 3,
-                source: OpenError::WrongKey { .. }
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, UnlockError::Canary { key_id: 3, source: OpenError::WrongKey { .. } }), "{error}");
 }
 
 #[test]
@@ -327,14 +236,8 @@ fn states_survive_text_and_back() {
 async fn a_wrapped_key_looks_as_it_did() {
     let local = &wrappers(1)[0];
     assert_eq!(local.id(), "local-371b37cb704d9a05");
-    let context = WrapContext {
-        instance: INSTANCE.to_owned(),
-        key_id: 1,
-    };
+    let context = WrapContext { instance: INSTANCE.to_owned(), key_id: 1 };
     let wrapped = local.wrap(&context, &[5; 32]).await.unwrap();
     assert_eq!(wrapped.len(), 118);
-    assert_eq!(
-        HEXLOWER.encode(&sha256(&wrapped)),
-        "02837ad68b7db2abd911b92105bb09b1f9e1b956a793eaa4a90a1fb6073e49cb"
-    );
+    assert_eq!(HEXLOWER.encode(&sha256(&wrapped)), "02837ad68b7db2abd911b92105bb09b1f9e1b956a793eaa4a90a1fb6073e49cb");
 }

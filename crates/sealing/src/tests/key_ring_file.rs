@@ -34,26 +34,10 @@ async fn a_created_key_ring_loads_and_unwraps_what_it_wrapped() {
     assert_eq!(made.instance_id(), loaded.instance_id());
     let instance = loaded.instance_id().unwrap();
     assert_eq!(instance.len(), 32);
-    let row = new_data_key(
-        instance,
-        1,
-        made.wrappers()[0].as_ref(),
-        &SystemEntropy,
-        now(),
-    )
-    .await
-    .unwrap();
-    assert!(
-        Sealer::unlock(instance, &[row], &loaded.wrappers(), entropy())
-            .await
-            .is_ok()
-    );
+    let row = new_data_key(instance, 1, made.wrappers()[0].as_ref(), &SystemEntropy, now()).await.unwrap();
+    assert!(Sealer::unlock(instance, &[row], &loaded.wrappers(), entropy()).await.is_ok());
     assert_eq!(mode(&path), 0o600);
-    assert_eq!(
-        fs::read_dir(directory.path()).unwrap().count(),
-        1,
-        "a temporary file is left"
-    );
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "a temporary file is left");
 }
 
 #[test]
@@ -78,19 +62,11 @@ fn of_two_that_create_at_once_one_wins_whole() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("keys.json");
     let made: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..8)
-            .map(|_| scope.spawn(|| KeyRing::create(&path, &SystemEntropy, now())))
-            .collect();
-        threads
-            .into_iter()
-            .filter_map(|thread| thread.join().unwrap().ok())
-            .collect()
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| KeyRing::create(&path, &SystemEntropy, now()))).collect();
+        threads.into_iter().filter_map(|thread| thread.join().unwrap().ok()).collect()
     });
     assert_eq!(made.len(), 1);
-    assert_eq!(
-        KeyRing::load(&path).unwrap().instance_id(),
-        made[0].instance_id()
-    );
+    assert_eq!(KeyRing::load(&path).unwrap().instance_id(), made[0].instance_id());
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
 }
 
@@ -102,15 +78,9 @@ fn a_key_ring_that_others_may_touch_is_refused_with_the_remedy() {
         set_mode(&path, bits);
         let error = KeyRing::load(&path).unwrap_err();
         let text = error.to_string();
-        assert!(
-            matches!(error, KeyRingError::Exposed { .. }),
-            "{bits:o}: {text}"
-        );
+        assert!(matches!(error, KeyRingError::Exposed { .. }), "{bits:o}: {text}");
         assert!(text.contains(&format!("mode {bits:04o}")), "{text}");
-        assert!(
-            text.contains(&format!("chmod 600 {}", path.display())),
-            "{text}"
-        );
+        assert!(text.contains(&format!("chmod 600 {}", path.display())), "{text}");
         assert_eq!(mode(&path), bits, "the file was touched");
     }
     assert_eq!(fs::read(&path).unwrap(), before);
@@ -126,21 +96,10 @@ fn only_a_regular_file_is_a_key_ring() {
     let link = directory.path().join("link.json");
     symlink(&path, &link).unwrap();
     let pipe = directory.path().join("pipe");
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        &pipe,
-        rustix::fs::FileType::Fifo,
-        rustix::fs::Mode::RUSR,
-        0,
-    )
-    .unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
     for path in [link.as_path(), directory.path(), &pipe] {
         let error = KeyRing::load(path).unwrap_err();
-        assert!(
-            matches!(error, KeyRingError::NotAFile { .. }),
-            "{}: {error}",
-            path.display()
-        );
+        assert!(matches!(error, KeyRingError::NotAFile { .. }), "{}: {error}", path.display());
     }
 }
 
@@ -150,22 +109,14 @@ fn a_missing_key_ring_is_not_made_by_loading() {
     let path = directory.path().join("keys.json");
     let error = KeyRing::load(&path).unwrap_err();
     assert!(matches!(error, KeyRingError::Missing { .. }), "{error}");
-    assert!(
-        error.to_string().contains(&path.display().to_string()),
-        "{error}"
-    );
+    assert!(error.to_string().contains(&path.display().to_string()), "{error}");
     assert!(!path.exists());
 }
 
 #[test]
 fn a_directory_that_is_not_there_is_said_when_creating() {
     let directory = tempfile::tempdir().unwrap();
-    let error = KeyRing::create(
-        &directory.path().join("no/keys.json"),
-        &SystemEntropy,
-        now(),
-    )
-    .unwrap_err();
+    let error = KeyRing::create(&directory.path().join("no/keys.json"), &SystemEntropy, now()).unwrap_err();
     assert!(matches!(error, KeyRingError::Write { .. }), "{error}");
 }
 
@@ -184,10 +135,7 @@ fn every_flipped_byte_of_a_key_ring_is_refused_without_showing_a_key() {
             let error = KeyRing::load(&path).unwrap_err();
             let text = error.to_string();
             assert!(
-                matches!(
-                    error,
-                    KeyRingError::Damaged { .. } | KeyRingError::UnknownFormat { .. }
-                ),
+                matches!(error, KeyRingError::Damaged { .. } | KeyRingError::UnknownFormat { .. }),
                 "{place}: {text}"
             );
             assert!(!text.contains(&key[4..12]), "{place}: {text}");
@@ -204,10 +152,7 @@ fn a_truncated_or_lengthened_key_ring_is_refused() {
     for length in 0..whole.len() {
         fs::write(&path, &whole[..length]).unwrap();
         let error = KeyRing::load(&path).unwrap_err();
-        assert!(
-            matches!(error, KeyRingError::Damaged { .. }),
-            "{length}: {error}"
-        );
+        assert!(matches!(error, KeyRingError::Damaged { .. }), "{length}: {error}");
     }
     for more in [b" ".as_slice(), b"\n", b"{}", &vec![b' '; 100_000], &[0xff]] {
         fs::write(&path, [&whole, more].concat()).unwrap();
@@ -236,11 +181,7 @@ fn an_unknown_field_is_refused_by_name() {
 #[test]
 fn an_edited_instance_is_refused() {
     let (_directory, path, ring) = new_ring();
-    let error = edited(
-        &path,
-        ring.instance_id().unwrap(),
-        "00112233445566778899aabbccddeeff",
-    );
+    let error = edited(&path, ring.instance_id().unwrap(), "00112233445566778899aabbccddeeff");
     assert!(matches!(error, KeyRingError::Damaged { .. }), "{error}");
 }
 
@@ -263,10 +204,7 @@ fn a_large_file_is_not_taken_for_a_key_ring() {
 fn another_format_is_not_guessed_at() {
     let (_directory, path, _ring) = new_ring();
     let error = edited(&path, "\"format\": 1", "\"format\": 2, \"colour\": 1");
-    assert!(
-        matches!(error, KeyRingError::UnknownFormat { format: 2, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, KeyRingError::UnknownFormat { format: 2, .. }), "{error}");
 }
 
 #[test]
@@ -303,36 +241,22 @@ async fn a_key_from_the_configuration_is_a_ring_of_one() {
     let row = data_key(1, &ring.wrappers()).await;
     let again = Secret::from(format!(" {}\n", BASE64.encode(&[1; 32])));
     let again = KeyRing::from_base64(&again).unwrap();
-    assert!(
-        Sealer::unlock(INSTANCE, &[row], &again.wrappers(), entropy())
-            .await
-            .is_ok()
-    );
+    assert!(Sealer::unlock(INSTANCE, &[row], &again.wrappers(), entropy()).await.is_ok());
 }
 
 #[test]
 fn what_is_not_32_bytes_in_base64_is_no_key() {
-    for text in [
-        "",
-        "secret",
-        &BASE64.encode(&[1; 31]),
-        &BASE64.encode(&[1; 33]),
-        &"ab".repeat(32),
-    ] {
+    for text in ["", "secret", &BASE64.encode(&[1; 31]), &BASE64.encode(&[1; 33]), &"ab".repeat(32)] {
         let error = KeyRing::from_base64(&Secret::from(text)).unwrap_err();
         assert!(matches!(error, KeyRingError::NotAKey), "{text}");
-        assert!(
-            text.is_empty() || !error.to_string().contains(text),
-            "{error}"
-        );
+        assert!(text.is_empty() || !error.to_string().contains(text), "{error}");
     }
 }
 
 #[test]
 fn debug_shows_ids_and_no_keys() {
     let (_directory, path, ring) = new_ring();
-    let json: serde_json::Value =
-        serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
     let key = json["keys"][0]["key"].as_str().unwrap();
     let shown = format!("{ring:?} {:?}", ring.wrappers());
     assert!(shown.contains(ring.wrappers()[0].id()), "{shown}");

@@ -38,15 +38,11 @@ fn wrappers(byte: u8) -> Vec<Arc<dyn KeyWrapper>> {
 }
 
 async fn data_key(id: u32, wrappers: &[Arc<dyn KeyWrapper>]) -> DataKeyRow {
-    new_data_key(INSTANCE, id, wrappers[0].as_ref(), &SystemEntropy, now())
-        .await
-        .unwrap()
+    new_data_key(INSTANCE, id, wrappers[0].as_ref(), &SystemEntropy, now()).await.unwrap()
 }
 
 async fn unlock(instance: &str, rows: &[DataKeyRow]) -> Sealer {
-    Sealer::unlock(instance, rows, &wrappers(1), entropy())
-        .await
-        .unwrap()
+    Sealer::unlock(instance, rows, &wrappers(1), entropy()).await.unwrap()
 }
 
 async fn sealer() -> Sealer {

@@ -13,18 +13,10 @@ use crate::{
 #[tokio::test]
 async fn a_sealed_secret_opens_where_it_was_sealed() {
     let sealer = sealer().await;
-    let record = sealer
-        .seal_secret(&IDENTITY, &Secret::from("refresh-1"))
-        .unwrap();
+    let record = sealer.seal_secret(&IDENTITY, &Secret::from("refresh-1")).unwrap();
     assert_eq!(record.len(), "refresh-1".len() + 86);
-    assert_eq!(
-        sealer.open_secret(&IDENTITY, &record).unwrap().expose(),
-        "refresh-1"
-    );
-    assert_eq!(
-        sealer.clone().open(&IDENTITY, &record).unwrap().as_slice(),
-        b"refresh-1"
-    );
+    assert_eq!(sealer.open_secret(&IDENTITY, &record).unwrap().expose(), "refresh-1");
+    assert_eq!(sealer.clone().open(&IDENTITY, &record).unwrap().as_slice(), b"refresh-1");
 }
 
 #[tokio::test]
@@ -71,30 +63,20 @@ async fn a_sealed_field_that_is_moved_anywhere_does_not_open() {
     for (what, go) in moves {
         let mut elsewhere = IDENTITY;
         go(&mut elsewhere);
-        assert_eq!(
-            sealer.open(&elsewhere, &record).unwrap_err(),
-            OpenError::Refused,
-            "{what}"
-        );
+        assert_eq!(sealer.open(&elsewhere, &record).unwrap_err(), OpenError::Refused, "{what}");
     }
-    assert_eq!(
-        sealer.open(&IDENTITY, &record).unwrap().as_slice(),
-        b"refresh-1"
-    );
+    assert_eq!(sealer.open(&IDENTITY, &record).unwrap().as_slice(), b"refresh-1");
 }
 
 #[tokio::test]
 async fn a_sealed_field_that_is_moved_to_another_instance_does_not_open() {
     let key = zeroize::Zeroizing::new([9; 32]);
     let seal_for = |instance: &str| {
-        IDENTITY.with_parts(instance, |parts| {
-            seal::seal(Domain::Record, (7, &key), &[3; 32], parts, b"refresh-1").unwrap()
-        })
+        IDENTITY
+            .with_parts(instance, |parts| seal::seal(Domain::Record, (7, &key), &[3; 32], parts, b"refresh-1").unwrap())
     };
     let open_in = |instance: &str, record: &[u8]| {
-        IDENTITY.with_parts(instance, |parts| {
-            seal::open(Domain::Record, &key, parts, record)
-        })
+        IDENTITY.with_parts(instance, |parts| seal::open(Domain::Record, &key, parts, record))
     };
     let record = seal_for(INSTANCE);
     assert!(open_in(INSTANCE, &record).is_ok());
@@ -144,10 +126,7 @@ async fn every_truncated_or_lengthened_record_is_refused() {
         }
     }
     let longer = [record.as_slice(), &[0]].concat();
-    assert_eq!(
-        sealer.open(&IDENTITY, &longer).unwrap_err(),
-        OpenError::Refused
-    );
+    assert_eq!(sealer.open(&IDENTITY, &longer).unwrap_err(), OpenError::Refused);
 }
 
 #[tokio::test]
@@ -155,36 +134,19 @@ async fn plaintext_is_never_taken_for_a_record() {
     let sealer = sealer().await;
     let text = "ya29.".repeat(40);
     let opened = sealer.open_secret(&IDENTITY, text.as_bytes());
-    assert_eq!(
-        opened.unwrap_err(),
-        OpenError::Unknown {
-            format: b'y',
-            suite: b'a'
-        }
-    );
+    assert_eq!(opened.unwrap_err(), OpenError::Unknown { format: b'y', suite: b'a' });
 }
 
 #[tokio::test]
 async fn a_plaintext_above_the_limit_is_neither_sealed_nor_opened() {
     let sealer = sealer().await;
     let longest = sealer.seal(&IDENTITY, &vec![1; PLAINTEXT_MAX]).unwrap();
-    assert_eq!(
-        sealer.open(&IDENTITY, &longest).unwrap().len(),
-        PLAINTEXT_MAX
-    );
+    assert_eq!(sealer.open(&IDENTITY, &longest).unwrap().len(), PLAINTEXT_MAX);
     let refused = sealer.seal(&IDENTITY, &vec![1; PLAINTEXT_MAX + 1]);
-    assert_eq!(
-        refused.unwrap_err(),
-        SealError::TooLong {
-            length: PLAINTEXT_MAX + 1
-        }
-    );
+    assert_eq!(refused.unwrap_err(), SealError::TooLong { length: PLAINTEXT_MAX + 1 });
     let longer = [longest.as_slice(), &[0]].concat();
     let length = longer.len();
-    assert_eq!(
-        sealer.open(&IDENTITY, &longer).unwrap_err(),
-        OpenError::Length { length }
-    );
+    assert_eq!(sealer.open(&IDENTITY, &longer).unwrap_err(), OpenError::Length { length });
 }
 
 #[tokio::test]
@@ -199,31 +161,19 @@ async fn the_empty_secret_seals_and_opens() {
 async fn bytes_that_are_no_text_do_not_become_a_secret() {
     let sealer = sealer().await;
     let record = sealer.seal(&IDENTITY, &[0xff, 0xfe]).unwrap();
-    assert_eq!(
-        sealer.open_secret(&IDENTITY, &record).unwrap_err(),
-        OpenError::NotText
-    );
+    assert_eq!(sealer.open_secret(&IDENTITY, &record).unwrap_err(), OpenError::NotText);
 }
 
 #[tokio::test]
 async fn a_record_opens_only_under_the_key_that_it_names() {
-    let mut rows = vec![
-        data_key(7, &wrappers(1)).await,
-        data_key(8, &wrappers(1)).await,
-    ];
+    let mut rows = vec![data_key(7, &wrappers(1)).await, data_key(8, &wrappers(1)).await];
     rows[1].state = DataKeyState::DecryptOnly;
     let sealer = unlock(INSTANCE, &rows).await;
     let mut record = sealer.seal(&IDENTITY, b"refresh-1").unwrap();
     record[5] = 8;
-    assert_eq!(
-        sealer.open(&IDENTITY, &record).unwrap_err(),
-        OpenError::WrongKey { key_id: 8 }
-    );
+    assert_eq!(sealer.open(&IDENTITY, &record).unwrap_err(), OpenError::WrongKey { key_id: 8 });
     record[5] = 9;
-    assert_eq!(
-        sealer.open(&IDENTITY, &record).unwrap_err(),
-        OpenError::UnknownKey { key_id: 9 }
-    );
+    assert_eq!(sealer.open(&IDENTITY, &record).unwrap_err(), OpenError::UnknownKey { key_id: 9 });
 }
 
 /// Holds the whole format, so that a stored record opens in every later version; other implementations of HKDF and
@@ -231,9 +181,8 @@ async fn a_record_opens_only_under_the_key_that_it_names() {
 #[test]
 fn the_format_is_what_it_was() {
     let key = zeroize::Zeroizing::new(*b"0123456789abcdef0123456789abcdef");
-    let record = IDENTITY.with_parts(INSTANCE, |parts| {
-        seal::seal(Domain::Record, (7, &key), &[5; 32], parts, b"refresh-1").unwrap()
-    });
+    let record = IDENTITY
+        .with_parts(INSTANCE, |parts| seal::seal(Domain::Record, (7, &key), &[5; 32], parts, b"refresh-1").unwrap());
     assert_eq!(
         data_encoding::HEXLOWER.encode(&record),
         "01010000000705050505050505050505050505050505050505050505050505050505050505054f4b75db01c1f875e7773b03cb493163e7\
@@ -254,21 +203,13 @@ fn a_record_is_hkdf_and_aes_gcm_and_nothing_else() {
     let record = seal::seal(Domain::Record, (1, &key), &salt, &[b"part"], b"secret").unwrap();
 
     let mut derived = [0; 76];
-    hkdf::Hkdf::<sha2::Sha256>::new(Some(&salt), key.as_slice())
-        .expand(b"valetkey record\x01", &mut derived)
-        .unwrap();
+    hkdf::Hkdf::<sha2::Sha256>::new(Some(&salt), key.as_slice()).expand(b"valetkey record\x01", &mut derived).unwrap();
     let header = [&[1, 1, 0, 0, 0, 1][..], &salt, &derived[44..]].concat();
     let associated = associated_data(Domain::Record, &header, &[b"part"]);
     let nonce: [u8; 12] = derived[32..44].try_into().unwrap();
     let sealed = Aes256Gcm::new_from_slice(&derived[..32])
         .unwrap()
-        .encrypt(
-            &nonce.into(),
-            Payload {
-                msg: b"secret",
-                aad: &associated,
-            },
-        )
+        .encrypt(&nonce.into(), Payload { msg: b"secret", aad: &associated })
         .unwrap();
     assert_eq!(record, [header, sealed].concat());
 }
@@ -276,10 +217,7 @@ fn a_record_is_hkdf_and_aes_gcm_and_nothing_else() {
 #[tokio::test]
 async fn debug_shows_ids_and_no_keys() {
     let shown = format!("{:?}", sealer().await);
-    assert_eq!(
-        shown,
-        r#"Sealer { instance: "4f0c", active: 7, keys: [7], .. }"#
-    );
+    assert_eq!(shown, r#"Sealer { instance: "4f0c", active: 7, keys: [7], .. }"#);
 }
 
 #[tokio::test]
@@ -292,17 +230,12 @@ async fn the_salt_comes_from_the_given_entropy() {
         }
     }
     let rows = [data_key(7, &wrappers(1)).await];
-    let sealer = Sealer::unlock(INSTANCE, &rows, &wrappers(1), Arc::new(Constant))
-        .await
-        .unwrap();
+    let sealer = Sealer::unlock(INSTANCE, &rows, &wrappers(1), Arc::new(Constant)).await.unwrap();
     assert_eq!(sealer.seal(&IDENTITY, b"x").unwrap()[6..38], [0xab; 32]);
 }
 
 fn sealer_blocking() -> Sealer {
-    tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap()
-        .block_on(sealer())
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(sealer())
 }
 
 proptest! {
