@@ -441,7 +441,7 @@ impl TokenStore {
             let Some(token) = token else { continue };
             self.queue_unstored(
                 &mut tx,
-                &crate::connections::UnstoredToken {
+                &crate::settle::UnstoredToken {
                     id,
                     space,
                     connection: &connection,
