@@ -136,6 +136,28 @@ engine_tests! {
         assert_eq!(app.number("SELECT COUNT(*) FROM attempts WHERE state = 'settled'").await, 1);
     }
 
+    async fn a_stop_waits_for_a_refresh_that_nobody_waits_for(app: TestApp) {
+        let mut app = app;
+        let connector = app.connector(ConnectorSpec::oauth2().rotation(Rotation::Strict)).await;
+        let seeded = app.seed_import(&connector, &["u-1"]).await;
+        let client = app.connector_client(&connector.id).await;
+        app.advance(Duration::from_secs(3_601));
+        app.provider().inject(FaultRule::refresh(Fault::HoldUntilReleased { gate: "answer".to_owned() }));
+        let path = connector.path("/token");
+        let caller = tokio::spawn(async move { client.try_post(&path, &json!({ "user_id": "u-1" })).await });
+        assert!(app.provider().wait_until_held("answer").await);
+        caller.abort();
+        assert!(caller.await.is_err(), "the caller hung up");
+        let provider = app.provider();
+        let mut stopping = Box::pin(app.stop());
+        let early = tokio::time::timeout(Duration::from_millis(300), &mut stopping).await;
+        assert!(early.is_err(), "it stopped while a refresh was at the provider");
+        provider.release("answer");
+        assert!(stopping.await, "nothing was left unfinished");
+        app.restart().await;
+        assert_eq!(app.connection(&seeded[0].connection_id).await["generation"], 2);
+    }
+
     async fn a_server_that_died_leaves_nothing_that_keeps_the_next_from_starting(app: TestApp) {
         let mut app = app;
         let connector = app.connector(ConnectorSpec::oauth2()).await;

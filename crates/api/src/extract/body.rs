@@ -91,25 +91,26 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 /// Parses JSON; a refusal never repeats a value, which may be a secret in the wrong field.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    if is_list(bytes) {
-        return Err(Problem::fault(ProblemCode::WrongType, "", "expected an object"));
+    // A list would be read as an object's values in the order of their declaration.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(match serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
+            Ok(_) => Problem::fault(ProblemCode::WrongType, "", "expected an object"),
+            Err(error) => malformed(&error),
+        });
     }
     let error = match serde_json::from_slice(bytes) {
         Ok(value) => return Ok(value),
         Err(error) => error,
     };
     match error.classify() {
-        Category::Syntax | Category::Eof | Category::Io => {
-            Err(Problem::new(ProblemCode::MalformedJson).member("line", error.line()).member("column", error.column()))
-        }
+        Category::Syntax | Category::Eof | Category::Io => Err(malformed(&error)),
         // Read a second time, slower, to learn where.
         Category::Data => Err(explain::<T>(bytes)),
     }
 }
 
-/// Whether a text is a JSON list, which would be read as an object's values in the order of their declaration.
-fn is_list(bytes: &[u8]) -> bool {
-    bytes.trim_ascii_start().first() == Some(&b'[') && serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok()
+fn malformed(error: &serde_json::Error) -> Problem {
+    Problem::new(ProblemCode::MalformedJson).member("line", error.line()).member("column", error.column())
 }
 
 fn explain<T: DeserializeOwned>(bytes: &[u8]) -> Problem {
