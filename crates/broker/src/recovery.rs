@@ -63,9 +63,16 @@ impl Broker {
         let first_sent_at: Timestamp = attempt.first_sent_at.unwrap_or(attempt.created_at);
         let go_on = self.decide(connection, connector, facts, attempt.send_no, first_sent_at).await?;
         let now = self.now();
+        let stops = go_on.state == AttemptState::Stopped;
+        if stops {
+            // First the connection, conditional on its generation: if this process dies too, the next one comes by again.
+            self.go_on(connection, go_on, ABANDONED).await?;
+        }
         let resolved = self.store().resolve_abandoned(attempt, go_on.state, ABANDONED, go_on.next_try_at, now).await?;
         if resolved {
             tracing::warn!(connection.id = %connection.id, attempt.id = %attempt.id, state = go_on.state.as_str(), "attempt {} was abandoned by its process", attempt.id);
+        }
+        if resolved && !stops {
             self.go_on(connection, go_on, ABANDONED).await?;
         }
         Ok(resolved)

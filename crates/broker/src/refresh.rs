@@ -204,19 +204,20 @@ impl Broker {
             TokenOutcome::Limited { retry_after } => {
                 let now = self.now();
                 let pause = retry_after.unwrap_or_else(|| self.pause(held)).min(Duration::from_secs(3_600));
+                let end = self.not_sent(job, held, code, Some(now.plus(pause))).await?;
                 self.store().open_circuit(job.connector.id, code, now, now.plus(pause)).await?;
-                self.not_sent(job, held, code, Some(now.plus(pause))).await
+                Ok(end)
             }
             TokenOutcome::Unknown(_) => self.unknown(job, held, code).await,
             TokenOutcome::Dead { reason, .. } => self.dead(job, reason, code).await,
             TokenOutcome::Client { .. } => {
                 let now = self.now();
                 let pause = self.pause(held).max(Duration::from_secs(30));
+                self.end(&job.connection, AttemptState::Unsent, code, now.plus(pause)).await?;
                 self.store().open_circuit(job.connector.id, code, now, now.plus(pause)).await?;
                 tracing::warn!(connector.id = %job.connector.id, code, "the provider refuses the client of {}: no connection is touched", job.connector.id);
-                let end = self.end(&job.connection, AttemptState::Unsent, code, now.plus(pause)).await;
                 self.store().move_due(job.connection.id, Some(now.plus(pause))).await?;
-                end.map(|()| RefreshEnd::Failed(code))
+                Ok(RefreshEnd::Failed(code))
             }
         }
     }
@@ -340,8 +341,10 @@ impl Broker {
                 held.attempt.first_sent_at.unwrap_or_else(|| self.now()),
             )
             .await?;
+        // First the connection, then the attempt, as for a dead grant.
+        let end = self.go_on(&job.connection, go_on, code).await?;
         self.end(&job.connection, go_on.state, code, go_on.next_try_at).await?;
-        self.go_on(&job.connection, go_on, code).await
+        Ok(end)
     }
 
     /// Asks the rotation class how an unknown outcome goes on.
@@ -382,12 +385,11 @@ impl Broker {
     }
 
     async fn dead(&self, job: &Job, reason: ReauthReason, code: &'static str) -> Result<RefreshEnd, BrokerError> {
+        // Conditional on the generation: another attempt that settled meanwhile makes this error mean nothing. First the
+        // connection, then the attempt: a process that dies in between leaves one that somebody looks after.
+        let marked = self.mark_dead(&job.connection, reason, code).await?;
         self.end(&job.connection, AttemptState::Dead, code, self.now()).await?;
-        // Conditional on the generation: another attempt that settled meanwhile makes this error mean nothing.
-        if self.mark_dead(&job.connection, reason, code).await? {
-            return Ok(RefreshEnd::Dead);
-        }
-        Ok(RefreshEnd::Busy)
+        Ok(if marked { RefreshEnd::Dead } else { RefreshEnd::Busy })
     }
 
     pub(crate) async fn mark_dead(

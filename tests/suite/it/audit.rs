@@ -7,7 +7,7 @@ use valetkey_core::Action;
 use valetkey_suite::{
     ConnectorSpec, Engine, TestApp, Work, engine_tests,
     extra::{items_of, text_of},
-    sandbox::Rotation,
+    sandbox::{Fault, FaultRule, Rotation},
 };
 
 /// From now on no audit event can be written.
@@ -184,6 +184,46 @@ engine_tests! {
             assert_eq!((ids.len(), distinct.len()), (all + late, all + late), "{list}");
             assert_eq!(pages, if all == 1 { 1 } else { 3 }, "{list}");
         }
+    }
+
+    async fn a_dead_grant_that_could_not_be_put_on_record_is_found_dead_later(app: TestApp) {
+        let connector = app.connector(ConnectorSpec::oauth2().rotation(Rotation::NonRotating)).await;
+        let seeded = app.seed_import(&connector, &["u-1"]).await;
+        app.provider().revoke_grant_by_user(&seeded[0].grant);
+        app.advance(Duration::from_secs(3_601));
+        let key = app.connector_client(&connector.id).await;
+        break_audit(&app).await;
+        let ask = json!({ "user_id": "u-1" });
+        key.post(&connector.path("/token"), &ask).await.expect_problem(503, "provider-unavailable").done();
+        mend_audit(&app).await;
+        assert_eq!(app.connection(&seeded[0].connection_id).await["status"], "active");
+        // As after a crash at this point: once the lease is over somebody looks after it.
+        app.advance(Duration::from_secs(51));
+        app.run(Work::Recover).await;
+        app.advance(Duration::from_secs(5));
+        key.post(&connector.path("/token"), &ask).await.expect_problem(409, "reconnect-required").done();
+        assert_eq!(app.audit("action=connection.needs_reauth").await.len(), 1);
+    }
+
+    async fn an_unknown_outcome_that_could_not_be_put_on_record_is_decided_later(app: TestApp) {
+        let connector = app.connector(ConnectorSpec::oauth2().rotation(Rotation::StrictWide)).await;
+        let seeded = app.seed_import(&connector, &["u-1"]).await;
+        app.seed_import_with(&connector, &["u-1"], |_, line| line["label"] = json!("second")).await;
+        app.provider().inject(FaultRule::refresh(Fault::ResetBeforeAnswer).grant(&seeded[0].grant));
+        app.advance(Duration::from_secs(3_601));
+        let key = app.connector_client(&connector.id).await;
+        break_audit(&app).await;
+        let ask = json!({ "user_id": "u-1" });
+        key.post(&connector.path("/token"), &ask).await.expect_problem(503, "provider-unavailable").done();
+        // Looked at while it cannot be put on record either, and then again.
+        app.advance(Duration::from_secs(51));
+        assert!(app.broker().recover_attempts(10).await.is_err());
+        mend_audit(&app).await;
+        app.run(Work::Recover).await;
+        key.post(&connector.path("/token"), &ask).await.expect_problem(409, "reconnect-required").done();
+        assert_eq!(app.connection(&seeded[0].connection_id).await["needs_reauth"]["reason"], "unknown_outcome");
+        let presented = app.refreshes(&connector).iter().filter(|event| event.grant.as_ref() == Some(&seeded[0].grant)).count();
+        assert_eq!(presented, 1);
     }
 
     async fn nothing_changes_that_cannot_be_put_on_record(app: TestApp) {

@@ -1,6 +1,6 @@
 //! The whole way with an authorization server made by others: certified, and strict about what it promises.
 
-use std::{path::PathBuf, process::Stdio, time::Duration};
+use std::{io::Write as _, path::PathBuf, process::Stdio, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::{
@@ -77,9 +77,9 @@ impl Peer {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "a test that is skipped says so where people look")]
+/// Says it past the test harness, which keeps what passing tests print to itself.
 fn tell(text: &str) {
-    eprintln!("{text}");
+    let _ = writeln!(std::io::stderr(), "peers: {text}");
 }
 
 /// A connector at the peer.
