@@ -1,7 +1,7 @@
 //! The edge: the one layer around every route.
 //!
 //! It gives each request its id, catches panics, writes problems out, logs what was our fault once, and sets the headers
-//! that every answer has. It is one layer and not a stack, because each layer costs the token call an allocation.
+//! that every answer has. Around the token call it is no layer but a function, because each layer costs allocations.
 
 use std::{
     convert::Infallible,
@@ -28,25 +28,15 @@ use crate::{
     request_id::{RequestId, RequestIds, X_REQUEST_ID},
 };
 
-/// How much is told of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Telling {
-    /// A span around it and a line at its end.
-    Full,
-    /// A line for who debugs: the hot path.
-    Lean,
-}
-
 /// Wraps routes with the edge.
 #[derive(Debug, Clone)]
 pub(crate) struct EdgeLayer {
     ids: Arc<RequestIds>,
-    telling: Telling,
 }
 
 impl EdgeLayer {
-    pub(crate) fn new(ids: Arc<RequestIds>, telling: Telling) -> Self {
-        Self { ids, telling }
+    pub(crate) fn new(ids: Arc<RequestIds>) -> Self {
+        Self { ids }
     }
 }
 
@@ -54,7 +44,7 @@ impl<S> Layer<S> for EdgeLayer {
     type Service = Edge<S>;
 
     fn layer(&self, inner: S) -> Edge<S> {
-        Edge { inner, ids: self.ids.clone(), telling: self.telling }
+        Edge { inner, ids: self.ids.clone() }
     }
 }
 
@@ -63,7 +53,6 @@ impl<S> Layer<S> for EdgeLayer {
 pub(crate) struct Edge<S> {
     inner: S,
     ids: Arc<RequestIds>,
-    telling: Telling,
 }
 
 impl<S> Service<Request> for Edge<S>
@@ -82,14 +71,6 @@ where
 
     fn call(&mut self, mut request: Request) -> Self::Future {
         let id = self.ids.of(request.headers());
-        if self.telling == Telling::Lean {
-            let answer = self.inner.call(request);
-            return Box::pin(async move {
-                let response = guarded(id.clone(), answer).await;
-                tracing::debug!(request.id = id, http.status = response.status().as_u16(), "answered a token call");
-                Ok(finished(response, &id))
-            });
-        }
         request.extensions_mut().insert(RequestId(id.clone()));
         let method = request.method().clone();
         // The template, never the path itself: a start link's ticket is a secret.
@@ -107,6 +88,18 @@ where
             .instrument(span),
         )
     }
+}
+
+/// The same edge around the answer to one request, with no more than a line for who debugs: for the hot path, whose handler
+/// calls it itself.
+pub(crate) async fn lean<F, R>(id: String, answer: F) -> Response
+where
+    F: Future<Output = R>,
+    R: IntoResponse,
+{
+    let response = guarded(id.clone(), answer.map(Ok)).await;
+    tracing::debug!(request.id = id, http.status = response.status().as_u16(), "answered a token call");
+    finished(response, &id)
 }
 
 /// Runs the route; a panic becomes a problem.
@@ -170,31 +163,33 @@ mod tests {
     use tower::ServiceExt;
     use valetkey_core::SystemEntropy;
 
-    fn layer(telling: Telling) -> EdgeLayer {
-        EdgeLayer::new(Arc::new(RequestIds::new(&SystemEntropy)), telling)
-    }
-
     async fn boom() -> Response {
         panic!("planted: vk_secret_in_a_panic")
     }
 
-    async fn ask(telling: Telling, path: &str) -> (Response<()>, serde_json::Value) {
+    async fn limited() -> Problem {
+        Problem::with(ProblemCode::LimitReached, "slow down")
+    }
+
+    async fn read(response: Response) -> (Response<()>, serde_json::Value) {
+        let (parts, body) = response.into_parts();
+        let bytes = to_bytes(body, 10_000).await.expect("a body");
+        (Response::from_parts(parts, ()), serde_json::from_slice(&bytes).unwrap_or_default())
+    }
+
+    async fn ask(path: &str) -> (Response<()>, serde_json::Value) {
         let router: Router = Router::new()
             .route("/boom", get(boom))
-            .route("/limited", get(async || Problem::with(ProblemCode::LimitReached, "slow down")))
+            .route("/limited", get(limited))
             .route("/fine", get(async || "fine"))
-            .layer(layer(telling));
+            .layer(EdgeLayer::new(Arc::new(RequestIds::new(&SystemEntropy))));
         let request = Request::get(path).header(X_REQUEST_ID, "mine").body(Body::empty()).expect("a request");
-        let (parts, body) = router.oneshot(request).await.expect("an answer").into_parts();
-        let bytes = to_bytes(body, 10_000).await.expect("a body");
-        let value = serde_json::from_slice(&bytes).unwrap_or_default();
-        (Response::from_parts(parts, ()), value)
+        read(router.oneshot(request).await.expect("an answer")).await
     }
 
     #[tokio::test]
     async fn a_panic_becomes_a_problem_that_tells_nothing() {
-        for telling in [Telling::Full, Telling::Lean] {
-            let (response, body) = ask(telling, "/boom").await;
+        for (response, body) in [ask("/boom").await, read(lean("mine".to_owned(), boom()).await).await] {
             assert_eq!(response.status(), 500);
             assert_eq!(body["code"], "internal-error");
             assert_eq!(body["request_id"], "mine");
@@ -204,8 +199,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_problem_carries_the_id_of_its_request() {
-        for telling in [Telling::Full, Telling::Lean] {
-            let (response, body) = ask(telling, "/limited").await;
+        for (response, body) in [ask("/limited").await, read(lean("mine".to_owned(), limited()).await).await] {
             assert_eq!(response.status(), 429);
             assert_eq!(response.headers()[X_REQUEST_ID], "mine");
             assert_eq!(body["request_id"], "mine");
@@ -215,8 +209,9 @@ mod tests {
 
     #[tokio::test]
     async fn every_answer_forbids_sniffing_and_keeping() {
-        let (response, _) = ask(Telling::Full, "/fine").await;
-        assert_eq!(response.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
-        assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
+        for (response, _) in [ask("/fine").await, read(lean("mine".to_owned(), async { "fine" }).await).await] {
+            assert_eq!(response.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
+            assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
+use axum::{Router, http::HeaderMap};
 use ipnet::IpNet;
 use url::Url;
 use valetkey_broker::Broker;
@@ -118,6 +118,11 @@ impl Api {
 
     pub(crate) fn now(&self) -> Timestamp {
         self.inner.clock.now()
+    }
+
+    /// The id of a request that comes with `headers`.
+    pub(crate) fn request_id(&self, headers: &HeaderMap) -> String {
+        self.inner.ids.of(headers)
     }
 
     pub(crate) fn request_ids(&self) -> Arc<RequestIds> {

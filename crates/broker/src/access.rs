@@ -43,20 +43,18 @@ pub struct TokenRequest {
 pub struct IssuedToken {
     /// The token.
     pub access_token: Secret,
-    /// Its type.
-    pub token_type: String,
-    /// When it ends, if known.
-    pub expires_at: Option<Timestamp>,
-    /// Seconds until then, rounded down.
-    pub expires_in: Option<u64>,
-    /// The scopes granted.
-    pub scopes: Vec<String>,
-    /// The connection it comes from.
-    pub connection_id: ConnectionId,
-    /// The generation it belongs to.
-    pub generation: i64,
     /// Its name in the audit.
     pub fingerprint: Fingerprint,
+    /// Seconds until its end, rounded down, if that is known.
+    pub expires_in: Option<u64>,
+    stored: Arc<StoredConnection>,
+}
+
+impl IssuedToken {
+    /// The connection it comes from, in the state that it was read in.
+    pub fn connection(&self) -> &Connection {
+        &self.stored.connection
+    }
 }
 
 /// Lets a proved key pass, or says how long it has to wait.
@@ -115,11 +113,11 @@ impl Broker {
             && self.is_fresh(stored, request, now)
         {
             self.refresh_overdue(&stored.connection, now);
-            return self.hand_out(&key.id, stored);
+            return self.hand_out(key.id, stored, now);
         }
         // Boxed: everything else is rare and large, and must not make every call's future so.
         let stored = Box::pin(self.make_fresh(&key, &connector, connection, request, now)).await?;
-        self.hand_out(&key.id, &stored)
+        self.hand_out(key.id, &stored, self.now())
     }
 
     /// Whether the token can be handed out as it is.
@@ -397,24 +395,15 @@ impl Broker {
         self.start_flow_for(&caller, connector, &flow).await.ok().map(Box::new)
     }
 
-    fn hand_out(&self, key: &KeyId, stored: &Arc<StoredConnection>) -> Result<IssuedToken, BrokerError> {
-        let now = self.now();
+    fn hand_out(&self, key: KeyId, stored: &Arc<StoredConnection>, now: Timestamp) -> Result<IssuedToken, BrokerError> {
         let connection = &stored.connection;
         let access_token = self.store().open_access_token(stored)?;
         let (Some(access_token), Some(fingerprint)) = (access_token, stored.fingerprint.clone()) else {
             return Err(BrokerError::ProviderUnavailable { code: "no_token", retry_after: RETRY_AFTER });
         };
-        self.inner.issues.note(*key, stored, now);
-        Ok(IssuedToken {
-            access_token,
-            token_type: connection.token_type.clone(),
-            expires_at: connection.expires_at,
-            expires_in: connection.remaining(now).map(|left| left.as_secs()),
-            scopes: connection.granted_scopes.clone(),
-            connection_id: connection.id,
-            generation: connection.generation,
-            fingerprint,
-        })
+        self.inner.issues.note(key, stored, now);
+        let expires_in = connection.remaining(now).map(|left| left.as_secs());
+        Ok(IssuedToken { access_token, fingerprint, expires_in, stored: Arc::clone(stored) })
     }
 }
 

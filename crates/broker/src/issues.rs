@@ -21,6 +21,9 @@ const PARTS: usize = 32;
 /// More counted tokens than this in one part are written and forgotten at once: memory stays bounded.
 const COUNTED: usize = 200_000 / PARTS;
 
+/// Events that are written in one transaction.
+const GROUP: usize = 1_000;
+
 /// One token in the hands of one key.
 type Holding = (KeyId, ConnectionId, i64);
 
@@ -162,26 +165,26 @@ impl Broker {
     pub(crate) async fn write_issues_now(&self, all: bool) -> Result<usize, BrokerError> {
         let mut batch = self.inner.issues.take(self.now(), all);
         batch.issues.retain(|(_, issue)| issue.count > 0);
-        let mut uses = Vec::with_capacity(batch.issues.len());
-        let mut events = Vec::with_capacity(batch.issues.len());
-        for ((key_id, connection, _), issue) in &batch.issues {
-            uses.push(Use { connection: *connection, at: issue.last_at });
-            let seen = batch.keys.entry(*key_id).or_insert(issue.last_at);
-            *seen = (*seen).max(issue.last_at);
-            events.push(self.issue_event(*key_id, issue));
+        let mut written = 0;
+        while !batch.issues.is_empty() {
+            let group = batch.issues.split_off(batch.issues.len().saturating_sub(GROUP));
+            let events: Vec<_> = group.iter().map(|((key_id, ..), issue)| self.issue_event(*key_id, issue)).collect();
+            if let Err(error) = self.store().append_audit(&events).await {
+                batch.issues.extend(group);
+                self.inner.issues.put_back(batch);
+                return Err(error.into());
+            }
+            written += events.len();
+            let mut uses = Vec::with_capacity(group.len());
+            for ((key_id, connection, _), issue) in group {
+                uses.push(Use { connection, at: issue.last_at });
+                let seen = batch.keys.entry(key_id).or_insert(issue.last_at);
+                *seen = (*seen).max(issue.last_at);
+            }
+            self.store().record_uses(&uses, &[]).await?;
         }
-        let count = events.len();
-        if count > 0
-            && let Err(error) = self.store().append_audit(&events).await
-        {
-            self.inner.issues.put_back(batch);
-            return Err(error.into());
-        }
-        if !uses.is_empty() || !batch.keys.is_empty() {
-            let keys: Vec<_> = batch.keys.into_iter().collect();
-            self.store().record_uses(&uses, &keys).await?;
-        }
-        Ok(count)
+        self.store().record_uses(&[], &batch.keys.into_iter().collect::<Vec<_>>()).await?;
+        Ok(written)
     }
 
     fn issue_event(&self, key_id: KeyId, issue: &Issue) -> AuditEvent {

@@ -15,6 +15,9 @@ pub struct IdError {
     prefix: &'static str,
 }
 
+/// Three letters, an underscore and 26 characters.
+const TEXT_LENGTH: usize = 30;
+
 /// Lower-case base32hex without padding: keeps the order of the bytes.
 pub(crate) fn base32() -> &'static Encoding {
     static ENCODING: std::sync::LazyLock<Encoding> = std::sync::LazyLock::new(|| {
@@ -56,6 +59,14 @@ macro_rules! id {
                 Self(bytes)
             }
 
+            /// Its text, written where no allocation is needed: every answer and every sealed record names ids.
+            fn text<'a>(&self, text: &'a mut [u8; TEXT_LENGTH]) -> &'a str {
+                let (prefix, rest) = text.split_at_mut($prefix.len() + 1);
+                prefix.copy_from_slice(concat!($prefix, "_").as_bytes());
+                base32().encode_mut(&self.0, rest);
+                str::from_utf8(text).unwrap_or_default()
+            }
+
             /// The 16 bytes of the UUID.
             pub fn as_bytes(&self) -> &[u8; 16] {
                 &self.0
@@ -64,7 +75,8 @@ macro_rules! id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}_{}", $prefix, base32().encode(&self.0))
+                let mut text = [0; TEXT_LENGTH];
+                f.write_str(self.text(&mut text))
             }
         }
 
@@ -87,7 +99,7 @@ macro_rules! id {
 
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
+                serializer.serialize_str(self.text(&mut [0; TEXT_LENGTH]))
             }
         }
 

@@ -19,7 +19,7 @@ impl Owner {
     pub fn key(&self) -> String {
         match self {
             Self::Shared => "s".to_owned(),
-            Self::User(user) => format!("u:{user}"),
+            Self::User(user) => ["u:", user.as_str()].concat(),
         }
     }
 

@@ -6,11 +6,11 @@
 
 use std::{
     fmt,
-    hash::{Hash, Hasher},
+    hash::{BuildHasher, RandomState},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use quick_cache::{Equivalent, Weighter, sync::Cache as QuickCache};
+use quick_cache::{Weighter, sync::Cache as QuickCache};
 use valetkey_core::{ApiKey, ConnectionId, Connector, ConnectorId, KeyId, Label, Owner};
 
 use crate::rows::StoredConnection;
@@ -19,45 +19,6 @@ const KEYS: usize = 10_000;
 const CONNECTORS: usize = 10_000;
 /// Roughly what one connection weighs, to size the tables.
 const TYPICAL_WEIGHT: u64 = 2_000;
-
-/// Where a connection is found: connector, owner, label.
-#[derive(Clone, PartialEq, Eq)]
-struct Place {
-    connector: ConnectorId,
-    owner: Owner,
-    label: Label,
-}
-
-/// The same, borrowed.
-struct PlaceRef<'a> {
-    connector: ConnectorId,
-    owner: &'a Owner,
-    label: &'a Label,
-}
-
-fn hash_place<H: Hasher>(connector: ConnectorId, owner: &Owner, label: &Label, state: &mut H) {
-    connector.hash(state);
-    owner.hash(state);
-    label.hash(state);
-}
-
-impl Hash for Place {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        hash_place(self.connector, &self.owner, &self.label, state);
-    }
-}
-
-impl Hash for PlaceRef<'_> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        hash_place(self.connector, self.owner, self.label, state);
-    }
-}
-
-impl Equivalent<Place> for PlaceRef<'_> {
-    fn equivalent(&self, key: &Place) -> bool {
-        self.connector == key.connector && *self.owner == key.owner && *self.label == key.label
-    }
-}
 
 #[derive(Clone)]
 struct ByWeight;
@@ -71,9 +32,18 @@ impl Weighter<ConnectionId, Arc<StoredConnection>> for ByWeight {
 struct Tables {
     keys: QuickCache<KeyId, Arc<ApiKey>>,
     connectors: QuickCache<ConnectorId, Arc<Connector>>,
-    places: QuickCache<Place, ConnectionId>,
+    /// By a hash of connector, owner and label: what is found is compared with what was asked for.
+    places: QuickCache<u64, ConnectionId>,
     connections: QuickCache<ConnectionId, Arc<StoredConnection>, ByWeight>,
+    place_hasher: RandomState,
     epoch: Mutex<u64>,
+}
+
+impl Tables {
+    /// Two places of one hash only push each other out.
+    fn place(&self, connector: ConnectorId, owner: &Owner, label: &Label) -> u64 {
+        self.place_hasher.hash_one((connector, owner, label))
+    }
 }
 
 /// Sealed rows in memory, or nothing.
@@ -102,6 +72,7 @@ impl Cache {
                 connectors: QuickCache::new(CONNECTORS),
                 places: QuickCache::new(expected),
                 connections: QuickCache::with_weighter(expected, bytes, ByWeight),
+                place_hasher: RandomState::new(),
                 epoch: Mutex::new(0),
             }),
         }
@@ -166,8 +137,11 @@ impl Cache {
         label: &Label,
     ) -> Option<Arc<StoredConnection>> {
         let tables = self.tables.as_ref()?;
-        let id = tables.places.get(&PlaceRef { connector, owner, label })?;
-        tables.connections.get(&id)
+        let id = tables.places.get(&tables.place(connector, owner, label))?;
+        tables.connections.get(&id).filter(|stored| {
+            let found = &stored.connection;
+            found.connector_id == connector && found.owner == *owner && found.label == *label
+        })
     }
 
     pub(crate) fn connection(&self, id: ConnectionId) -> Option<Arc<StoredConnection>> {
@@ -177,11 +151,7 @@ impl Cache {
     pub(crate) fn put_connection(&self, epoch: Epoch, stored: &Arc<StoredConnection>) {
         self.put(epoch, |tables| {
             let connection = &stored.connection;
-            let place = Place {
-                connector: connection.connector_id,
-                owner: connection.owner.clone(),
-                label: connection.label.clone(),
-            };
+            let place = tables.place(connection.connector_id, &connection.owner, &connection.label);
             tables.places.insert(place, connection.id);
             tables.connections.insert(connection.id, Arc::clone(stored));
         });

@@ -136,7 +136,8 @@ impl Db {
                     .idle_timeout(None)
                     .max_lifetime(None)
                     .test_before_acquire(false)
-                    .connect_with(options)
+                    // Readers share the system's cache of the file; a page cache of their own is memory twice.
+                    .connect_with(options.pragma("cache_size", "-512"))
                     .await?;
                 Ok(Self::Sqlite(SqlitePools { read, write }))
             }

@@ -12,6 +12,10 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+/// The one of the binary that ships.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Debug, Parser)]
 #[command(about = "The load runs of Valetkey")]
 struct Arguments {

@@ -29,7 +29,7 @@ pub(crate) async fn measure(settings: &StartUp) -> anyhow::Result<()> {
     let mut slowest = 0.0_f64;
     let mut resident = 0;
     for number in 0..settings.starts.max(1) {
-        wait_until_free(&directory).await;
+        wait_until_free().await;
         let started = Instant::now();
         // Nothing is imported: the process starts, opens what is there, makes one key and says that it is ready.
         let server = Server::start(&arguments(0)).await?;
@@ -46,6 +46,6 @@ pub(crate) async fn measure(settings: &StartUp) -> anyhow::Result<()> {
 }
 
 /// A server that was killed lets go of its lock a moment later.
-async fn wait_until_free(_directory: &str) {
+pub(crate) async fn wait_until_free() {
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
 }

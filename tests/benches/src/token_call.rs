@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::{
     child::Server,
     load::{Load, Seen, request, run},
+    start_up::wait_until_free,
 };
 
 /// The benchmark's settings.
@@ -52,15 +53,18 @@ pub(crate) async fn measure(settings: &TokenCall) -> anyhow::Result<()> {
         Some(fresh) => vec!["serve-read".to_owned(), fresh.url.clone(), settings.connections.to_string()],
         None => vec!["serve-json".to_owned()],
     };
-    let mut broker_arguments = vec![
-        "serve-broker".to_owned(),
-        data.path().join("data").to_string_lossy().into_owned(),
-        settings.connections.to_string(),
-        QUOTA.to_string(),
-    ];
-    broker_arguments.extend(database.iter().map(|fresh| fresh.url.clone()));
+    let broker_arguments = |connections: usize| {
+        let directory = data.path().join("data").to_string_lossy().into_owned();
+        let mut arguments =
+            vec!["serve-broker".to_owned(), directory, connections.to_string(), QUOTA.to_string()];
+        arguments.extend(database.iter().map(|fresh| fresh.url.clone()));
+        arguments
+    };
     println!("storing {} connections on {engine}; quota per key {QUOTA}/s", settings.connections);
-    let broker = Server::start(&broker_arguments).await?;
+    // Stored by a process of its own: the memory of the one that is measured is that of serving.
+    drop(Server::start(&broker_arguments(settings.connections)).await?);
+    wait_until_free().await;
+    let broker = Server::start(&broker_arguments(0)).await?;
     let bare = Server::start(&bare_arguments).await?;
     let broker_load = load(&broker, settings);
     let bare_load = load(&bare, settings);

@@ -1,13 +1,13 @@
 //! JSON bodies: bounded, typed, without unknown fields, refused with a problem that names the field.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
     extract::{FromRequest, Request},
     http::{HeaderMap, HeaderValue, header},
 };
-use futures::StreamExt;
+use futures::{StreamExt, future::poll_immediate};
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
@@ -45,7 +45,12 @@ pub(crate) async fn read_body(request: Request, limit: usize) -> Result<Bytes, P
     if announced.is_some_and(|length: u64| length > limit as u64) {
         return Err(too_large(limit));
     }
-    match tokio::time::timeout(BODY_TIME, collect(request.into_body(), limit)).await {
+    let mut reading = pin!(collect(request.into_body(), limit));
+    // Most bodies came with their head; only the others need a timer.
+    if let Some(read) = poll_immediate(reading.as_mut()).await {
+        return read;
+    }
+    match tokio::time::timeout(BODY_TIME, reading).await {
         Ok(read) => read,
         Err(_) => Err(Problem::new(ProblemCode::RequestTimeout)),
     }

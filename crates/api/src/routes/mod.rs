@@ -19,6 +19,9 @@ mod token;
 
 use axum::{
     Router,
+    extract::State,
+    http::HeaderMap,
+    response::Response,
     routing::{get, post},
 };
 use utoipa::openapi::OpenApi;
@@ -26,7 +29,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     Api, browser,
-    edge::{EdgeLayer, Telling},
+    edge::{EdgeLayer, lean},
     openapi,
     problem::{Problem, ProblemCode},
     reference,
@@ -105,9 +108,9 @@ fn assemble(api: &Api, more: Router<Api>) -> Router {
         .merge(more)
         .fallback(nothing_here)
         .method_not_allowed_fallback(other_methods)
-        .layer(EdgeLayer::new(api.request_ids(), Telling::Full));
-    let lean = hot.method_not_allowed_fallback(other_methods).layer(EdgeLayer::new(api.request_ids(), Telling::Lean));
-    full.merge(lean).with_state(api.clone())
+        .layer(EdgeLayer::new(api.request_ids()));
+    // No layer: its handler has its edge within.
+    full.merge(hot.method_not_allowed_fallback(other_methods_hot)).with_state(api.clone())
 }
 
 async fn nothing_here() -> Problem {
@@ -117,4 +120,8 @@ async fn nothing_here() -> Problem {
 /// Axum adds the `Allow` header.
 async fn other_methods() -> Problem {
     Problem::new(ProblemCode::MethodNotAllowed)
+}
+
+async fn other_methods_hot(State(api): State<Api>, headers: HeaderMap) -> Response {
+    lean(api.request_id(&headers), other_methods()).await
 }

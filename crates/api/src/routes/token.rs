@@ -1,9 +1,9 @@
 //! The token call: what everything else exists for, and the one hot path.
 
 use axum::{
-    extract::State,
+    extract::{FromRequest, FromRequestParts, Request, State},
     http::StatusCode,
-    response::{IntoResponse, Response},
+    response::Response,
 };
 use valetkey_core::ConnectorId;
 
@@ -11,6 +11,7 @@ use crate::{
     Api,
     answer::json,
     auth::Presented,
+    edge::lean,
     extract::{JsonBody, PathParam},
     problem::Problem,
     wire::{TokenIn, TokenOut},
@@ -23,13 +24,15 @@ use crate::{
 #[utoipa::path(post, path = "/v1/connectors/{id}/token", operation_id = "fetch_token", tag = "tokens",
     params(("id" = String, Path, description = "The connector")),
     request_body = TokenIn, responses((status = OK, description = "The token", body = TokenOut)))]
-pub(super) async fn fetch_token(
-    Presented(key): Presented,
-    State(api): State<Api>,
-    PathParam(connector): PathParam<ConnectorId>,
-    JsonBody(wanted): JsonBody<TokenIn>,
-) -> Result<Response, Problem> {
-    let request = wanted.try_into()?;
-    let issued = api.broker().access(&key, connector, &request, &|key| api.admit(key)).await?;
-    Ok(json(StatusCode::OK, &TokenOut::from(&issued)).into_response())
+pub(super) async fn fetch_token(State(api): State<Api>, request: Request) -> Response {
+    lean(api.request_id(request.headers()), answer(&api, request)).await
+}
+
+async fn answer(api: &Api, request: Request) -> Result<Response, Problem> {
+    let (mut parts, body) = request.into_parts();
+    let Presented(key) = Presented::from_request_parts(&mut parts, api).await?;
+    let PathParam(connector) = PathParam::<ConnectorId>::from_request_parts(&mut parts, api).await?;
+    let JsonBody(wanted) = JsonBody::<TokenIn>::from_request(Request::from_parts(parts, body), api).await?;
+    let issued = api.broker().access(&key, connector, &wanted.try_into()?, &|key| api.admit(key)).await?;
+    Ok(json(StatusCode::OK, &TokenOut::from(&issued)))
 }

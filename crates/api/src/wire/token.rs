@@ -110,14 +110,15 @@ pub(crate) struct TokenOut<'a> {
 
 impl<'a> From<&'a IssuedToken> for TokenOut<'a> {
     fn from(issued: &'a IssuedToken) -> Self {
+        let connection = issued.connection();
         Self {
             access_token: issued.access_token.expose(),
-            token_type: &issued.token_type,
-            expires_at: issued.expires_at,
+            token_type: &connection.token_type,
+            expires_at: connection.expires_at,
             expires_in: issued.expires_in,
-            scopes: &issued.scopes,
-            connection_id: issued.connection_id,
-            generation: issued.generation,
+            scopes: &connection.granted_scopes,
+            connection_id: connection.id,
+            generation: connection.generation,
             fingerprint: &issued.fingerprint,
         }
     }
@@ -147,17 +148,18 @@ mod tests {
     #[test]
     fn an_issued_token_is_written_with_all_its_fields() {
         let token = valetkey_core::Secret::from("at-1");
-        let issued = IssuedToken {
-            fingerprint: token.fingerprint(),
-            access_token: token,
-            token_type: "Bearer".to_owned(),
+        let scopes = vec!["a".to_owned()];
+        let value = serde_json::to_value(TokenOut {
+            access_token: token.expose(),
+            token_type: "Bearer",
             expires_at: Some(Timestamp::from_millis(1_700_000_000_000)),
             expires_in: Some(60),
-            scopes: vec!["a".to_owned()],
+            scopes: &scopes,
             connection_id: "cxn_00000000000000000000000000".parse().expect("an id"),
             generation: 7,
-        };
-        let value = serde_json::to_value(TokenOut::from(&issued)).expect("json");
+            fingerprint: &token.fingerprint(),
+        });
+        let value = value.expect("json");
         assert_eq!(value["access_token"], "at-1");
         assert_eq!(value["expires_at"], "2023-11-14T22:13:20.000Z");
         assert_eq!(value["expires_in"], 60);
