@@ -181,7 +181,10 @@ impl Broker {
                 let seen = batch.keys.entry(key_id).or_insert(issue.last_at);
                 *seen = (*seen).max(issue.last_at);
             }
-            self.store().record_uses(&uses, &[]).await?;
+            if let Err(error) = self.store().record_uses(&uses, &[]).await {
+                self.inner.issues.put_back(batch);
+                return Err(error.into());
+            }
         }
         self.store().record_uses(&[], &batch.keys.into_iter().collect::<Vec<_>>()).await?;
         Ok(written)

@@ -100,15 +100,35 @@ impl Broker {
         limit: i64,
     ) -> Result<Vec<ApiKey>, BrokerError> {
         require(caller, Operation::KeyList)?;
-        Ok(self.store().list_keys(&caller.space, after, limit).await?)
+        let (mut listed, mut after) = (Vec::new(), after);
+        loop {
+            let page = self.store().list_keys(&caller.space, after, limit).await?;
+            let is_last = i64::try_from(page.len()).unwrap_or(i64::MAX) < limit;
+            after = page.last().map(|key| key.id);
+            listed.extend(page.into_iter().filter(|key| exists_for(caller, key)));
+            let wanted = usize::try_from(limit).unwrap_or_default();
+            if is_last || listed.len() >= wanted {
+                listed.truncate(wanted);
+                return Ok(listed);
+            }
+        }
     }
 
     /// Revokes a key: the next call with it is refused, in every replica.
     pub async fn revoke_key(&self, caller: &Caller, id: KeyId) -> Result<ApiKey, BrokerError> {
         require(caller, Operation::KeyRevoke)?;
+        let found = self.store().find_key(id).await?;
+        if !found.is_some_and(|key| key.space == caller.space && exists_for(caller, &key)) {
+            return Err(BrokerError::NotFound(Resource::Key));
+        }
         let subject = Subject { key_id: Some(id), ..Subject::default() };
         let event = self.event(&caller.space, caller.actor(), Action::KeyRevoked, subject);
         let revoked = self.store().revoke_key(&caller.space, id, self.now(), &event).await?;
         revoked.ok_or(BrokerError::NotFound(Resource::Key))
     }
+}
+
+/// For a caller whose own key is narrowed, keys that see more than it does not exist.
+fn exists_for(caller: &Caller, key: &ApiKey) -> bool {
+    caller.connectors.is_none() || key.connectors.as_ref().is_some_and(|named| named.iter().all(|id| caller.sees(*id)))
 }

@@ -70,6 +70,22 @@ impl TokenStore {
         Ok(closed > 0)
     }
 
+    /// Closes a circuit whose cause was mended, and lets what it had refused be tried again at once; `false` if it was not
+    /// open.
+    pub async fn release_circuit(&self, connector: ConnectorId, now: Timestamp) -> Result<bool, StoreError> {
+        if !self.close_circuit(connector).await? {
+            return Ok(false);
+        }
+        on_db_write!(&self.db, |pool| {
+            sqlx::query(sql::admin::HASTEN_UNSENT)
+                .bind(connector.to_string())
+                .bind(now.as_millis())
+                .execute(pool)
+                .await?;
+        });
+        Ok(true)
+    }
+
     /// The connector's circuit, if it is open.
     pub async fn find_circuit(&self, connector: ConnectorId) -> Result<Option<Circuit>, StoreError> {
         let row: Option<CircuitRow> = on_db!(&self.db, |pool| {

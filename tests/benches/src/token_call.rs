@@ -55,8 +55,7 @@ pub(crate) async fn measure(settings: &TokenCall) -> anyhow::Result<()> {
     };
     let broker_arguments = |connections: usize| {
         let directory = data.path().join("data").to_string_lossy().into_owned();
-        let mut arguments =
-            vec!["serve-broker".to_owned(), directory, connections.to_string(), QUOTA.to_string()];
+        let mut arguments = vec!["serve-broker".to_owned(), directory, connections.to_string(), QUOTA.to_string()];
         arguments.extend(database.iter().map(|fresh| fresh.url.clone()));
         arguments
     };

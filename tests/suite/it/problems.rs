@@ -84,6 +84,19 @@ engine_tests! {
         assert_eq!(field(&is(refused, 422, "unknown-field")), "minttl");
     }
 
+    async fn a_list_is_no_object(app: TestApp) {
+        let new = json!({ "name": "New", "provider": "oauth2", "auth_mode": "per_user", "client_id": "x" });
+        for (field_name, list) in [("endpoints", json!([])), ("rotation", json!(["grace", 60]))] {
+            let mut body = new.clone();
+            body[field_name] = list;
+            let answer = post(app.admin(), "/v1/connectors".to_owned(), body.clone()).await;
+            assert_eq!(field(&is(answer, 422, "wrong-type")), field_name, "{body}");
+        }
+        let everything = json!({ "dry_run": true, "filter": [] });
+        let answer = post(app.operator(), "/v1/connections/revoke".to_owned(), everything).await;
+        assert_eq!(field(&is(answer, 422, "wrong-type")), "filter");
+    }
+
     async fn a_field_of_another_type_is_named_and_its_value_is_not_repeated(app: TestApp) {
         let connector = app.connector(ConnectorSpec::oauth2()).await;
         let client = app.connector_client(&connector.id).await;
@@ -95,6 +108,7 @@ engine_tests! {
             (json!({ "user_id": "u-1", "scopes": "read" }), "scopes"),
             (json!({ "user_id": "u-1", "scopes": ["read", 1] }), "scopes[1]"),
             (json!({ "user_id": "u-1", "start": "popup" }), "start"),
+            (json!({ "user_id": "u-1", "start": ["popup", "https://app.example/connected"] }), "start"),
             (json!({ "user_id": "u-1", "min_ttl": 1.5 }), "min_ttl"),
         ] {
             assert_eq!(field(&is(token(body.clone()).await, 422, "wrong-type")), named, "{body}");

@@ -49,8 +49,9 @@ engine_tests! {
         app.fetch(&connector, "u-2").await.expect_problem(503, "client-refused").done();
         assert_eq!(app.refreshes(&connector).len(), 2);
 
+        // New secrets are tried at once.
         set_secrets(&app, &connector, &["planted-next-secret-of-the-provider"]).await;
-        app.advance(Duration::from_secs(61));
+        app.advance(Duration::from_secs(1));
         assert_eq!(app.fetch(&connector, "u-1").await.expect(200).json["generation"], 2);
         assert_eq!(app.fetch(&connector, "u-2").await.expect(200).json["generation"], 2, "the circuit is closed");
         assert_eq!(app.provider().counters().reuses, 0);

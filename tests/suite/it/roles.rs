@@ -332,7 +332,9 @@ engine_tests! {
             app.seed_import(&things.connector, &["u-1"]).await;
         }
         let before = state(&app, &hidden).await;
-        hides(&app, &caller, Ids { key: MISSING.key, ..hidden.ids() }).await;
+        hides(&app, &caller, hidden.ids()).await;
+        let keys = caller.get("/v1/keys?limit=200").await.expect(200).text;
+        assert!(keys.contains(&named.connector.id) && !keys.contains(&hidden.key) && !keys.contains(&named.key), "{keys}");
         for list in ["/v1/connectors", "/v1/connections?user_id=u-1", "/v1/audit?limit=200", "/v1/revocations"] {
             let shown = caller.get(list).await.expect(200).text;
             assert!(shown.contains(&named.connector.id), "{list}: {shown}");

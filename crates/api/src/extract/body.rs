@@ -198,7 +198,7 @@ mod tests {
         secrets: Vec<Secret>,
         #[serde(default, rename = "connector_id")]
         _connector_id: Option<ConnectorId>,
-        #[serde(default, rename = "inner")]
+        #[serde(default, rename = "inner", deserialize_with = "crate::extract::optional_object")]
         _inner: Option<Inner>,
         #[serde(default, rename = "count")]
         _count: Option<u8>,

@@ -7,6 +7,8 @@ use utoipa::ToSchema;
 use valetkey_broker::{BrokerError, BulkRevoked, ConnectionFilter, Fault, RevokePlan};
 use valetkey_core::{ConnectionId, ConnectorId, Label, Owner, PlanId, ReauthReason, Status, Timestamp, UserId};
 
+use crate::extract::optional_object;
+
 /// Which connections; what is absent does not narrow.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -42,7 +44,7 @@ pub(crate) struct BulkIn {
     #[serde(default)]
     dry_run: bool,
     /// Which connections the plan is about; all of the space if it is empty.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "optional_object")]
     filter: Option<FilterIn>,
     /// The plan to carry out.
     #[serde(default)]

@@ -8,6 +8,7 @@ use valetkey_broker::{ConnectorPatch, NewConnector};
 use valetkey_core::{AuthMode, Binding, Connector, ConnectorId, Endpoints, Grant, RotationClass, Secret, Timestamp};
 
 use super::Page;
+use crate::extract::{object, optional_object};
 
 /// A page of them.
 pub(crate) type ConnectorPage = Page<ConnectorOut>;
@@ -160,10 +161,10 @@ pub(crate) struct ConnectorIn {
     #[serde(default)]
     issuer: Option<String>,
     /// Endpoints, for provider `oauth2` or to add what discovery lacks.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     endpoints: EndpointsWire,
     /// The rotation class, where it depends on settings at the provider.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "optional_object")]
     rotation: Option<RotationWire>,
     /// How flows are bound; `finish` if absent.
     #[serde(default)]
@@ -207,8 +208,10 @@ pub(crate) struct ConnectorPatchIn {
     /// Fixed once a flow or connection exists.
     issuer: Option<String>,
     /// Fixed once a flow or connection exists.
+    #[serde(default, deserialize_with = "optional_object")]
     endpoints: Option<EndpointsWire>,
     /// The rotation class.
+    #[serde(default, deserialize_with = "optional_object")]
     rotation: Option<RotationWire>,
     /// How flows are bound.
     binding: Option<BindingWire>,

@@ -7,6 +7,8 @@ use utoipa::ToSchema;
 use valetkey_broker::{BrokerError, Fault, IssuedToken, StartForToken, TokenRequest};
 use valetkey_core::{Fingerprint, FlowMode, Label, Timestamp, UserId};
 
+use crate::extract::optional_object;
+
 /// A flow to offer if there is no token to give.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -48,7 +50,7 @@ pub(crate) struct TokenIn {
     #[schema(value_type = Option<String>)]
     rejected: Option<Fingerprint>,
     /// Adds a fresh flow to the answers 403, 404 and 409; needs the permission to start flows.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "optional_object")]
     start: Option<StartForTokenIn>,
 }
 

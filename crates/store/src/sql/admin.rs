@@ -142,6 +142,9 @@ statements! {
             SET code = excluded.code, failures = circuits.failures + 1, next_probe_at = excluded.next_probe_at
             RETURNING failures";
         CLOSE_CIRCUIT = "DELETE FROM circuits WHERE connector_id = $1";
+        HASTEN_UNSENT = "UPDATE attempts SET next_try_at = $2, updated_at = $2
+            WHERE state = 'unsent' AND next_try_at > $2
+              AND connection_id IN (SELECT id FROM connections WHERE connector_id = $1)";
         FIND_CIRCUIT = "SELECT connector_id, code, failures, opened_at, next_probe_at FROM circuits WHERE connector_id = $1";
         LIST_CIRCUITS = "SELECT i.connector_id, i.code, i.failures, i.opened_at, i.next_probe_at
             FROM circuits i JOIN connectors k ON k.id = i.connector_id WHERE k.space_id = $1 ORDER BY i.connector_id";
