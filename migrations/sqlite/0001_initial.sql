@@ -5,6 +5,16 @@ CREATE TABLE instance (
     value TEXT NOT NULL
 );
 
+-- One row, made with the instance. The epoch rises while a server runs; a witness outside of the database repeats it,
+-- so that a restored database is recognised. A hold is in force while held_since is set.
+CREATE TABLE guard (
+    name TEXT NOT NULL PRIMARY KEY,
+    epoch BIGINT NOT NULL,
+    hold_reason TEXT,
+    hold_note TEXT,
+    held_since BIGINT
+);
+
 CREATE TABLE data_keys (
     id BIGINT NOT NULL PRIMARY KEY,
     state TEXT NOT NULL,
@@ -12,6 +22,17 @@ CREATE TABLE data_keys (
     wrapped BLOB NOT NULL,
     canary BLOB NOT NULL,
     created_at BIGINT NOT NULL
+);
+
+-- At most one key seals, and at most one waits for its turn.
+CREATE UNIQUE INDEX data_keys_in_turn ON data_keys (state) WHERE state IN ('active', 'pending');
+
+-- What each replica knew of the data keys when it last said so: a new one seals only once all of them can open it.
+CREATE TABLE data_key_readers (
+    holder TEXT NOT NULL PRIMARY KEY,
+    newest_key BIGINT NOT NULL,
+    active_key BIGINT NOT NULL,
+    seen_at BIGINT NOT NULL
 );
 
 CREATE TABLE spaces (

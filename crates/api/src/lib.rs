@@ -11,6 +11,8 @@ mod command_line;
 mod cookies;
 mod edge;
 mod extract;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod openapi;
 mod pages;
 mod problem;

@@ -8,7 +8,10 @@ use valetkey_core::{
 };
 use valetkey_store::{Access, StoredConnection};
 
-use crate::{Broker, BrokerError, Fault, Resource, StartFlow, StartOffer, broker::caller_of};
+use crate::{
+    Broker, BrokerError, Fault, Resource, StartFlow, StartOffer, broker::caller_of, elsewhere::Attempted,
+    refresh::RefreshEnd,
+};
 
 /// A flow to offer with a refusal.
 #[derive(Debug, Clone)]
@@ -204,7 +207,10 @@ impl Broker {
     /// The scheduler is behind, or the connection was dormant: its next caller starts the refresh and does not wait.
     fn refresh_overdue(&self, connection: &Connection, now: Timestamp) {
         const PATIENCE: Duration = Duration::from_secs(90);
-        if connection.refreshing == valetkey_core::Refreshing::Ok && connection.needs_refresh(now.minus(PATIENCE)) {
+        let is_overdue =
+            connection.refreshing == valetkey_core::Refreshing::Ok && connection.needs_refresh(now.minus(PATIENCE));
+        // Held back refreshes stay overdue for long: asking for one with each call would only cost.
+        if is_overdue && !self.seems_held() {
             drop(self.join_flight(connection, Trigger::Demand));
         }
     }
@@ -242,31 +248,22 @@ impl Broker {
         before: &Arc<StoredConnection>,
         trigger: Trigger,
     ) -> Result<Option<Arc<StoredConnection>>, BrokerError> {
-        const POLL: Duration = Duration::from_millis(50);
-        let id = before.connection.id;
         let deadline = tokio::time::Instant::now() + self.inner.parts.settings.refresh.wait;
         let mut flight = self.join_flight(&before.connection, trigger);
         let landed = tokio::time::timeout_at(deadline, flight.landed()).await.ok();
-        loop {
-            // Only an attempt that somebody else holds is worth waiting for. Looked at before the connection is read:
-            // what settles in between is then seen there.
-            let waits =
-                landed == Some(crate::refresh::RefreshEnd::Busy) && self.is_in_flight(&before.connection).await?;
-            let stored = self.reread(id).await?;
-            let moved = stored.as_ref().is_none_or(|stored| {
-                stored.connection.generation != before.connection.generation
-                    || stored.connection.status != Status::Active
-            });
-            if moved || !waits || tokio::time::Instant::now() + POLL >= deadline {
-                return Ok(stored);
+        if let Some(end) = landed {
+            let attempted = if end == RefreshEnd::Busy { Attempted::Elsewhere } else { Attempted::Here };
+            let found = tokio::time::timeout_at(deadline, self.found_after(&before.connection, attempted)).await;
+            if let Ok(Some(found)) = found {
+                return Ok(found);
             }
-            tokio::time::sleep(POLL).await;
         }
+        self.reread(before.connection.id).await
     }
 
     /// Whether an attempt for this generation is at the provider now.
-    async fn is_in_flight(&self, connection: &Connection) -> Result<bool, BrokerError> {
-        let attempt = self.store().find_attempt(connection.id, connection.generation).await?;
+    pub(crate) async fn is_in_flight(&self, id: ConnectionId, generation: i64) -> Result<bool, BrokerError> {
+        let attempt = self.store().find_attempt(id, generation).await?;
         let now = self.now();
         Ok(attempt.is_some_and(|attempt| {
             attempt.lease_until > now
@@ -305,6 +302,9 @@ impl Broker {
         }
         let after = self.wait_for_refresh(key, connector, stored, request, Trigger::Rejected).await?;
         if after.connection.generation == connection.generation {
+            if after.connection.has_refresh_token && after.connection.refresh_has_ended(self.now()) {
+                return Err(BrokerError::RejectedNotRefreshable);
+            }
             // Handing the rejected token out again would only bring the caller back.
             return Err(self.unavailable(connector).await?);
         }
@@ -312,6 +312,9 @@ impl Broker {
     }
 
     async fn unavailable(&self, connector: &Connector) -> Result<BrokerError, BrokerError> {
+        if let Some(hold) = self.hold_of(connector).await? {
+            return Ok(BrokerError::InHold { since: hold.since, retry_after: crate::hold::RETRY_AFTER });
+        }
         let Some(circuit) = self.store().find_circuit(connector.id).await? else {
             return Ok(BrokerError::ProviderUnavailable { code: "refresh_failed", retry_after: RETRY_AFTER });
         };
@@ -443,6 +446,7 @@ fn outcome_of(error: &BrokerError) -> &'static str {
         BrokerError::ReconnectRequired { .. } => "reconnect_required",
         BrokerError::ScopesMissing { .. } => "scopes_missing",
         BrokerError::RejectedNotRefreshable => "rejected_not_refreshable",
+        BrokerError::InHold { .. } => "held",
         BrokerError::ProviderUnavailable { .. } | BrokerError::ClientRefused { .. } => "provider_unavailable",
         BrokerError::Limited { .. } => "limited",
         BrokerError::NotFound(_) => "not_found",

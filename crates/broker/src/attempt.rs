@@ -56,6 +56,13 @@ fn late(case: &UnknownCase<'_>, soon: Timestamp) -> Timestamp {
     }
 }
 
+/// Whether a repeat that was planned within the grace comes after it, because nobody ran meanwhile. Like one of class X it
+/// then waits for the last tenth of the access token's life.
+pub(crate) fn comes_after_grace(case: &UnknownCase<'_>) -> bool {
+    let safe_until = case.class.safe_repeat().map(|grace| case.first_sent_at.plus(grace));
+    safe_until.is_some_and(|until| until <= case.now) && late(case, case.now) > case.now
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -85,6 +92,7 @@ mod tests {
             refresh_expires_at: None,
             reconnect_by: None,
             refresh_due_at: None,
+            next_try_at: None,
             refreshing: Refreshing::Ok,
             last_attempt: None,
             rejected_at: None,
@@ -120,6 +128,23 @@ mod tests {
     }
 
     #[test]
+    fn a_repeat_that_comes_after_the_grace_waits_for_the_last_tenth() {
+        let start = Timestamp::from_millis(1_800_000_000_000);
+        let connection = connection(start);
+        let comes_after = |class, elapsed| {
+            let now = start.plus(Duration::from_secs(elapsed));
+            let case =
+                UnknownCase { connection: &connection, class, send_no: 2, first_sent_at: start, siblings: 0, now };
+            comes_after_grace(&case)
+        };
+        let grace = RotationClass::Grace { seconds: 60 };
+        assert!(!comes_after(grace, 47));
+        assert!(comes_after(grace, 48) && comes_after(grace, 899));
+        assert!(!comes_after(grace, 900));
+        assert!(!comes_after(RotationClass::Soft, 500));
+    }
+
+    #[test]
     fn strict_uses_the_access_token_to_its_last_tenth_first() {
         assert_eq!(go_on(RotationClass::Strict, 1, 9, 10), (AttemptState::RepeatAllowed, 900));
         let (state, at) = go_on(RotationClass::Strict, 2, 9, 950);
@@ -131,5 +156,51 @@ mod tests {
     fn strict_and_wide_stops_where_siblings_live() {
         assert_eq!(go_on(RotationClass::StrictWide, 1, 1, 10).0, AttemptState::Stopped);
         assert_eq!(go_on(RotationClass::StrictWide, 1, 0, 10), (AttemptState::RepeatAllowed, 900));
+    }
+
+    #[test]
+    fn a_grace_is_used_to_four_fifths_and_at_most_three_times() {
+        let class = RotationClass::Grace { seconds: 100 };
+        for (send_no, elapsed, within) in [(1, 0, true), (1, 70, true), (3, 70, true), (4, 10, false), (1, 80, false)] {
+            let (state, at) = go_on(class, send_no, 9, elapsed);
+            assert_eq!(state, AttemptState::RepeatAllowed);
+            assert_eq!(at < 100, within, "send {send_no} after {elapsed} s: next at {at}");
+        }
+    }
+
+    #[test]
+    fn only_the_class_that_ends_sibling_grants_ever_stops() {
+        for class in [
+            RotationClass::NonRotating,
+            RotationClass::Soft,
+            RotationClass::Grace { seconds: 60 },
+            RotationClass::Strict,
+            RotationClass::StrictWide,
+        ] {
+            for siblings in [0, 1, 1_000] {
+                for (send_no, elapsed) in [(1, 0), (1, 899), (2, 950), (9, 1_000), (60, 100_000)] {
+                    let stops = class == RotationClass::StrictWide && siblings > 0;
+                    let (state, at) = go_on(class, send_no, siblings, elapsed);
+                    assert_eq!(state == AttemptState::Stopped, stops, "{class:?} {siblings} {send_no} {elapsed}");
+                    assert!(stops || at >= elapsed, "the next try lies ahead");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_stated_life_a_strict_token_is_presented_again_at_once() {
+        let start = Timestamp::from_millis(1_800_000_000_000);
+        let connection = Connection { expires_at: None, ..connection(start) };
+        let case = UnknownCase {
+            connection: &connection,
+            class: RotationClass::Strict,
+            send_no: 1,
+            first_sent_at: start,
+            siblings: 0,
+            now: start,
+        };
+        let end = after_unknown(&case, &RefreshSettings::default(), &SystemEntropy);
+        assert!(end.next_try_at.since(start).as_secs() <= 2, "{end:?}");
     }
 }

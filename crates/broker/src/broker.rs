@@ -1,16 +1,22 @@
 //! The broker and what it is made of.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use tokio_util::task::TaskTracker;
 use valetkey_core::{
-    Action, Actor, AuditEvent, Caller, Clock, ConnectorId, Entropy, EventId, Operation, PresentedKey, SpaceId, Subject,
-    Timestamp,
+    Action, Actor, AuditEvent, Caller, Clock, ConnectionId, ConnectorId, Entropy, EventId, Operation, PresentedKey,
+    SpaceId, Subject, Timestamp,
 };
 use valetkey_providers::{AuthorizationServer, Catalogue};
 use valetkey_store::TokenStore;
 
-use crate::{BrokerError, BrokerSettings, Metrics, flights::Flights, issues::IssueLog, schedule::Pace};
+use crate::{
+    Boundaries, Boundary, BrokerError, BrokerSettings, Metrics, elsewhere::Elsewhere, flights::Flights, hold::HoldSeen,
+    issues::IssueLog, keyring::RotationPass, outage::Outage, refusals::Refusals, schedule::Pace,
+};
 
 /// What a broker is made of.
 #[derive(Debug, Clone)]
@@ -27,6 +33,8 @@ pub struct BrokerParts {
     pub entropy: Arc<dyn Entropy>,
     /// What the operator set.
     pub settings: BrokerSettings,
+    /// Who is told where a refresh stands: nobody, but for proofs.
+    pub boundaries: Boundaries,
 }
 
 /// The use cases of Valetkey. Cheap to clone.
@@ -41,9 +49,17 @@ pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
     pub(crate) issues: IssueLog,
     pub(crate) pace: Pace,
-    pub(crate) flights: Flights,
+    pub(crate) flights: Arc<Flights>,
+    pub(crate) elsewhere: Elsewhere,
+    pub(crate) outage: Outage,
+    pub(crate) hold: HoldSeen,
+    pub(crate) refusals: Refusals,
+    /// Held by whoever goes on with a rotation of the data keys.
+    pub(crate) rotation: tokio::sync::Mutex<RotationPass>,
     /// Redemptions and refreshes: they outlive their callers.
     pub(crate) tasks: TaskTracker,
+    /// Set once at shutdown.
+    pub(crate) stops_claiming: AtomicBool,
     /// Names this process in leases.
     pub(crate) holder: String,
 }
@@ -52,6 +68,7 @@ impl Broker {
     /// Puts a broker together.
     pub fn new(parts: BrokerParts) -> Self {
         let holder = data_encoding::HEXLOWER.encode(&parts.entropy.bytes32()[..8]);
+        let flights = Flights::observed(parts.boundaries.clone());
         let pace = Pace::new(&parts.settings.refresh);
         Self {
             inner: Arc::new(Inner {
@@ -59,8 +76,14 @@ impl Broker {
                 metrics: Metrics::new(),
                 issues: IssueLog::new(),
                 pace,
-                flights: Flights::default(),
+                flights: Arc::new(flights),
+                elsewhere: Elsewhere::default(),
+                outage: Outage::default(),
+                hold: HoldSeen::default(),
+                refusals: Refusals::default(),
+                rotation: tokio::sync::Mutex::default(),
                 tasks: TaskTracker::new(),
+                stops_claiming: AtomicBool::new(false),
                 holder,
             }),
         }
@@ -107,6 +130,9 @@ impl Broker {
         if let Err(error) = self.write_issues_now(true).await {
             tracing::error!(error = &error as &dyn std::error::Error, "issue events could not be written at shutdown");
         }
+        if let Err(error) = self.leave_keyring().await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "other replicas were not told of the end");
+        }
         drained
     }
 }
@@ -132,6 +158,10 @@ impl Broker {
 
     pub(crate) fn now(&self) -> Timestamp {
         self.inner.parts.clock.now()
+    }
+
+    pub(crate) fn reached(&self, boundary: Boundary, connection: ConnectionId) {
+        self.inner.parts.boundaries.reached(boundary, connection);
     }
 
     pub(crate) fn entropy(&self) -> &dyn Entropy {

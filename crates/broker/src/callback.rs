@@ -73,6 +73,9 @@ pub enum CallbackEnd {
     Page(PageFailure),
 }
 
+/// The longest code that is kept. Those known are below 2 KiB; a record holds 64.
+const CODE_MAX: usize = 16 * 1024;
+
 impl Broker {
     /// Takes the provider's answer (RFC 6749, section 4.1.2; RFC 9207).
     ///
@@ -85,8 +88,7 @@ impl Broker {
         cookies: &Cookies<'_>,
     ) -> Result<CallbackEnd, BrokerError> {
         if query.doubled {
-            self.inner.metrics.callback_refused("doubled");
-            return Ok(CallbackEnd::Page(PageFailure::Malformed));
+            return self.refuse_doubled(query).await;
         }
         let Some(state) = &query.state else {
             self.inner.metrics.callback_refused("no_state");
@@ -111,7 +113,7 @@ impl Broker {
             return Ok(CallbackEnd::Page(PageFailure::WrongBrowser));
         }
         let Some(connector) = self.store().find_connector(&flow.space, flow.connector_id).await? else {
-            return Ok(CallbackEnd::Page(PageFailure::Failed(FlowFailure::ConnectorChanged)));
+            return Ok(CallbackEnd::Page(self.end_flow(flow, FlowFailure::ConnectorChanged, None).await?));
         };
         if !targets_hold(&connector, flow) {
             return Ok(CallbackEnd::Page(self.end_flow(flow, FlowFailure::ConnectorChanged, None).await?));
@@ -123,7 +125,7 @@ impl Broker {
             return self.fail_callback(flow, failure, None).await;
         }
         match (&query.code, &query.error) {
-            (Some(code), None) if !code.is_empty() => {
+            (Some(code), None) if (1..=CODE_MAX).contains(&code.expose().len()) => {
                 self.accept(flow, &connector, &facts, state, code, &query.others).await
             }
             (None, Some(error)) => {
@@ -137,6 +139,19 @@ impl Broker {
         }
     }
 
+    /// A parameter came twice: which of the two the provider meant cannot be known.
+    async fn refuse_doubled(&self, query: &CallbackQuery) -> Result<CallbackEnd, BrokerError> {
+        let known = match &query.state {
+            Some(state) => self.store().find_flow_by_state(&state.digest()).await?,
+            None => None,
+        };
+        match known {
+            Some(record) => self.refuse_browser(&record.flow, "doubled").await?,
+            None => self.inner.metrics.callback_refused("doubled"),
+        }
+        Ok(CallbackEnd::Page(PageFailure::Malformed))
+    }
+
     /// A flow that ended while its browser was at the provider: the bound browser goes home and says so.
     async fn after_the_end(
         &self,
@@ -144,15 +159,19 @@ impl Broker {
         failure: PageFailure,
         is_bound: bool,
     ) -> Result<CallbackEnd, BrokerError> {
-        let outcome = match failure {
-            PageFailure::Expired => Outcome::Expired,
-            PageFailure::Cancelled => Outcome::Cancelled,
-            other => return Ok(CallbackEnd::Page(other)),
+        let (outcome, reason) = match failure {
+            PageFailure::Expired => (Outcome::Expired, "expired"),
+            PageFailure::Cancelled => (Outcome::Cancelled, "cancelled"),
+            other => {
+                self.refuse_browser(flow, "already_used").await?;
+                return Ok(CallbackEnd::Page(other));
+            }
         };
         let connector = self.store().find_connector(&flow.space, flow.connector_id).await?;
         if is_bound && connector.is_some_and(|connector| targets_hold(&connector, flow)) {
             return Ok(CallbackEnd::Home(Box::new(Homecoming { flow: flow.clone(), outcome })));
         }
+        self.refuse_browser(flow, reason).await?;
         Ok(CallbackEnd::Page(failure))
     }
 
@@ -175,7 +194,8 @@ impl Broker {
         let kept = facts
             .keep
             .iter()
-            .filter_map(|name| others.get(name.param.as_str()).map(|value| (name.param.clone(), value.clone())));
+            .filter_map(|name| others.get(name.param.as_str()).map(|value| (name.param.clone(), value.clone())))
+            .filter(|(_, value)| value.len() <= CODE_MAX);
         let kept: BTreeMap<String, String> = kept.collect();
         let accepted = AcceptedCallback {
             state_hash: &state.digest(),
@@ -189,6 +209,7 @@ impl Broker {
         };
         let event = self.event(&flow.space, Actor::Browser, Action::FlowCallback, subject_of(flow));
         if !self.store().accept_callback(flow, &accepted, &event).await? {
+            self.refuse_browser(flow, "already_used").await?;
             return Ok(CallbackEnd::Page(PageFailure::AlreadyUsed));
         }
         Ok(match confirm {
@@ -225,6 +246,7 @@ impl Broker {
             self.inner.metrics.flow_ended(failure.as_str());
             Ok(PageFailure::Failed(failure))
         } else {
+            self.refuse_browser(flow, "already_used").await?;
             Ok(PageFailure::AlreadyUsed)
         }
     }

@@ -5,6 +5,7 @@ use valetkey_store::Proof;
 
 use crate::{
     Broker, BrokerError, Cookies, Homecoming, Outcome, PageFailure,
+    callback::targets_hold,
     open::{expect, is_bound_browser},
 };
 
@@ -53,7 +54,10 @@ impl Broker {
         };
         let outcome = match self.redeem(&flow, Proof::Confirm(&token.digest()), Actor::Browser, true).await {
             Ok(Some(_)) => Outcome::Connected,
-            Ok(None) => return Ok(ConfirmEnd::Page(PageFailure::NotConfirmed)),
+            Ok(None) => {
+                self.refuse_browser(&flow, "confirm_token").await?;
+                return Ok(ConfirmEnd::Page(PageFailure::NotConfirmed));
+            }
             Err(BrokerError::FlowFailed(failure)) => Outcome::Failed(failure),
             Err(BrokerError::Provider(_) | BrokerError::ProviderUnavailable { .. }) => {
                 Outcome::Failed(FlowFailure::ProviderUnavailable)
@@ -81,9 +85,18 @@ impl Broker {
             self.refuse_browser(&record.flow, "wrong_browser").await?;
             return Ok(Err(PageFailure::WrongBrowser));
         }
-        match expect(&record.flow, FlowStatus::AwaitingConfirm, self.now()) {
-            Ok(()) => Ok(Ok(record.flow)),
-            Err(failure) => Ok(Err(failure)),
+        let flow = record.flow;
+        if let Err(failure) = expect(&flow, FlowStatus::AwaitingConfirm, self.now()) {
+            self.refuse_browser(&flow, "already_used").await?;
+            return Ok(Err(failure));
         }
+        // The person may have taken minutes: the browser goes home only to what is registered still.
+        let connector = self.store().find_connector(&flow.space, flow.connector_id).await?;
+        if !connector.is_some_and(|connector| targets_hold(&connector, &flow)) {
+            let failure = FlowFailure::ConnectorChanged;
+            self.fail(&flow, FlowStatus::AwaitingConfirm, failure, Actor::Browser, "").await?;
+            return Ok(Err(PageFailure::Failed(failure)));
+        }
+        Ok(Ok(flow))
     }
 }

@@ -30,8 +30,12 @@ pub struct DeliveryReport {
 }
 
 impl Broker {
-    /// Tells providers of up to `limit` revocations that are due.
+    /// Tells providers of up to `limit` revocations that are due; of none during a hold.
     pub async fn deliver_revocations(&self, limit: i64) -> Result<DeliveryReport, BrokerError> {
+        // A database that may be out of date must not end grants that another one uses.
+        if self.hold().await?.is_some() {
+            return Ok(DeliveryReport::default());
+        }
         let now = self.now();
         let claimed = self.store().claim_revocations(now, now.plus(Attempt::LEASE), limit).await?;
         let mut report = DeliveryReport { claimed: u64::try_from(claimed.len()).unwrap_or(0), ..Default::default() };

@@ -108,6 +108,14 @@ pub enum BrokerError {
         /// When to ask again.
         retry_after: Duration,
     },
+    /// The token has ended, and a hold keeps its refresh back: an operator must act.
+    #[error("a hold keeps the refresh back")]
+    InHold {
+        /// Since when.
+        since: Timestamp,
+        /// When to ask again.
+        retry_after: Duration,
+    },
     /// Our registration at the provider is refused: an operator must act.
     #[error("the provider refuses this client: {code}")]
     ClientRefused {

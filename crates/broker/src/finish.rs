@@ -38,9 +38,13 @@ impl Broker {
 
     pub(crate) async fn visible_flow(&self, caller: &Caller, id: FlowId) -> Result<FlowRecord, BrokerError> {
         let record = self.store().find_flow(id).await?;
-        record
-            .filter(|record| record.flow.space == caller.space && caller.sees(record.flow.connector_id))
-            .ok_or(BrokerError::NotFound(Resource::Flow))
+        let visible =
+            record.filter(|record| record.flow.space == caller.space && caller.sees(record.flow.connector_id));
+        if visible.is_none() {
+            // No event: in the flow's space it would tell of a stranger, in the caller's it would tell that the flow exists.
+            self.inner.metrics.flow_call_refused("not_found");
+        }
+        visible.ok_or(BrokerError::NotFound(Resource::Flow))
     }
 
     /// Redeems the code of a flow for the user who started it. Saying it again with the same handle and user answers
@@ -50,10 +54,12 @@ impl Broker {
         let record = self.visible_flow(caller, id).await?;
         let flow = record.flow.clone();
         if flow.owner == Owner::Shared && !caller.has(Role::Shared) {
+            self.refuse_finish(&flow, caller, "shared_role").await?;
             return Err(BrokerError::SharedRoleRequired);
         }
         let fits = record.handle_hash.as_deref().is_some_and(|hash| constant_time_eq(hash, &finish.handle.digest()));
         if !fits {
+            self.refuse_finish(&flow, caller, "handle").await?;
             return Err(match flow.status_at(self.now()) {
                 FlowStatus::AwaitingFinish | FlowStatus::Connected | FlowStatus::Finishing => {
                     BrokerError::HandleRefused
@@ -117,8 +123,16 @@ impl Broker {
 
     /// Someone else presents the handle: the flow ends, its code is erased, nothing was redeemed.
     async fn end_mismatch(&self, flow: &Flow, failure: FlowFailure, caller: &Caller) -> Result<(), BrokerError> {
-        self.fail(flow, FlowStatus::AwaitingFinish, failure, caller.actor(), "").await?;
+        if !self.fail(flow, FlowStatus::AwaitingFinish, failure, caller.actor(), "").await? {
+            // The flow was over, or is being redeemed for the right person: it stays so.
+            self.refuse_finish(flow, caller, failure.as_str()).await?;
+        }
         Err(BrokerError::FinishMismatch(flow.id))
+    }
+
+    async fn refuse_finish(&self, flow: &Flow, caller: &Caller, reason: &'static str) -> Result<(), BrokerError> {
+        self.inner.metrics.flow_call_refused(reason);
+        self.record_refusal(flow, caller.actor(), Action::FlowFinishRefused, reason).await
     }
 
     pub(crate) async fn connection_of(&self, flow: &Flow) -> Result<Connection, BrokerError> {

@@ -91,7 +91,9 @@ impl Broker {
         };
         let scopes = line.scopes.clone().unwrap_or_else(|| connector.scopes.clone());
         let owner = line.user_id.clone().map_or(Owner::Shared, Owner::User);
-        let due_at = schedule::due_at(&tokens, &facts, self.entropy()).map(|due| due.max(now));
+        let drawn = schedule::due_at(&tokens, &facts, self.entropy()).map(|due| due.max(now));
+        // A refresh token alone has nothing that could be served meanwhile.
+        let due_at = if known { drawn } else { drawn.map(|_| now) };
         let connect = Connect {
             flow: None,
             new_id: ConnectionId::new(now, self.entropy()),

@@ -1,6 +1,6 @@
 //! The numbers of this process, in a registry of its own.
 
-use std::fmt;
+use std::{fmt, sync::atomic::AtomicU64, time::Duration};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
@@ -8,6 +8,8 @@ use prometheus_client::{
     registry::Registry,
 };
 use valetkey_core::Trigger;
+
+use crate::attempt_end::CLASSES;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
@@ -22,9 +24,19 @@ struct RefreshLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClassLabel {
+    class: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ConnectionLabel {
     provider: String,
     status: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProviderLabel {
+    provider: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -55,9 +67,11 @@ pub struct Metrics {
     issued: Counter,
     refreshes: Family<RefreshLabel, Counter>,
     refresh_seconds: Histogram,
+    attempts: Family<ClassLabel, Counter>,
     needs_reauth: Family<ReasonLabel, Counter>,
     flows: Family<OutcomeLabel, Counter>,
     callbacks_refused: Family<ReasonLabel, Counter>,
+    flow_calls_refused: Family<ReasonLabel, Counter>,
     limited: Family<LimitLabel, Counter>,
     revocations_ended: Family<StateLabel, Counter>,
     connections: Family<ConnectionLabel, Gauge>,
@@ -65,6 +79,8 @@ pub struct Metrics {
     due: Gauge,
     overdue: Gauge,
     lag_seconds: Gauge,
+    hold: Gauge,
+    clock_skews: Family<ProviderLabel, Gauge<f64, AtomicU64>>,
     job_runs: Family<JobLabel, Counter>,
     job_failures: Family<JobLabel, Counter>,
 }
@@ -93,9 +109,11 @@ impl Metrics {
             issued,
             refreshes: Family::default(),
             refresh_seconds: Histogram::new(seconds),
+            attempts: Family::default(),
             needs_reauth: Family::default(),
             flows: Family::default(),
             callbacks_refused: Family::default(),
+            flow_calls_refused: Family::default(),
             limited: Family::default(),
             revocations_ended: Family::default(),
             connections: Family::default(),
@@ -103,6 +121,8 @@ impl Metrics {
             due: Gauge::default(),
             overdue: Gauge::default(),
             lag_seconds: Gauge::default(),
+            hold: Gauge::default(),
+            clock_skews: Family::default(),
             job_runs: Family::default(),
             job_failures: Family::default(),
         };
@@ -114,6 +134,11 @@ impl Metrics {
         let registry = &mut self.registry;
         registry.register("token_calls", "Token calls by outcome", self.token_calls.clone());
         registry.register("refresh_attempts", "Refreshes by provider, outcome and trigger", self.refreshes.clone());
+        // Each is there from the beginning, so that an alert can be written on what has not happened yet.
+        for class in CLASSES {
+            drop(self.attempts.get_or_create(&ClassLabel { class }));
+        }
+        registry.register("attempts_ended", "Ended attempts to refresh by class of outcome", self.attempts.clone());
         registry.register("refresh_duration_seconds", "Duration of refresh requests", self.refresh_seconds.clone());
         registry.register(
             "needs_reauth",
@@ -122,6 +147,11 @@ impl Metrics {
         );
         registry.register("flows", "Ended flows by outcome", self.flows.clone());
         registry.register("callbacks_refused", "Browsers turned away, by reason", self.callbacks_refused.clone());
+        registry.register(
+            "flow_calls_refused",
+            "Calls about flows refused, by reason",
+            self.flow_calls_refused.clone(),
+        );
         registry.register("limited", "Calls refused by a limit", self.limited.clone());
         registry.register("revocations_ended", "Ended revocations by state", self.revocations_ended.clone());
         registry.register("connections", "Connections by provider and status", self.connections.clone());
@@ -133,6 +163,12 @@ impl Metrics {
             self.overdue.clone(),
         );
         registry.register("refresh_lag_seconds", "Age of the oldest due refresh", self.lag_seconds.clone());
+        registry.register(
+            "provider_clock_skew_seconds",
+            "By how much a provider's clock is ahead of ours",
+            self.clock_skews.clone(),
+        );
+        registry.register("hold", "1 while a hold is in force", self.hold.clone());
         registry.register("job_runs", "Runs of scheduled work", self.job_runs.clone());
         registry.register("job_failures", "Failed runs of scheduled work", self.job_failures.clone());
     }
@@ -153,10 +189,14 @@ impl Metrics {
         self.token_calls.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
-    pub(crate) fn refreshed(&self, provider: &str, outcome: &'static str, trigger: Trigger, took: std::time::Duration) {
+    pub(crate) fn refreshed(&self, provider: &str, outcome: &'static str, trigger: Trigger, took: Duration) {
         let label = RefreshLabel { provider: provider.to_owned(), outcome, trigger: trigger.as_str() };
         self.refreshes.get_or_create(&label).inc();
         self.refresh_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn attempt_ended(&self, class: &'static str) {
+        self.attempts.get_or_create(&ClassLabel { class }).inc();
     }
 
     pub(crate) fn reauth_needed(&self, reason: &'static str) {
@@ -169,6 +209,10 @@ impl Metrics {
 
     pub(crate) fn callback_refused(&self, reason: &'static str) {
         self.callbacks_refused.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    pub(crate) fn flow_call_refused(&self, reason: &'static str) {
+        self.flow_calls_refused.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     /// Counts a call that a limit refused.
@@ -198,6 +242,17 @@ impl Metrics {
         self.due.set(due);
         self.overdue.set(overdue);
         self.lag_seconds.set(lag_seconds);
+    }
+
+    pub(crate) fn clock_skews_are(&self, skews: impl Iterator<Item = (String, f64)>) {
+        self.clock_skews.clear();
+        for (provider, seconds) in skews {
+            self.clock_skews.get_or_create(&ProviderLabel { provider }).set(seconds);
+        }
+    }
+
+    pub(crate) fn hold_is(&self, in_force: bool) {
+        self.hold.set(i64::from(in_force));
     }
 
     /// Counts one run of scheduled work.

@@ -7,7 +7,7 @@ use valetkey_core::{
 use valetkey_providers::AuthorizationRequest;
 use valetkey_store::{Bind, FlowRecord};
 
-use crate::{Broker, BrokerError, start::subject_of};
+use crate::{Broker, BrokerError, refusals::Record, start::subject_of};
 
 /// What a browser may be told instead of going on. Each has a page text of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,9 +85,12 @@ impl Broker {
     /// What the connect page names. Changes nothing.
     pub async fn connect_view(&self, ticket: &Secret) -> Result<Result<ConnectView, PageFailure>, BrokerError> {
         let Some(record) = self.store().find_flow_by_ticket(&ticket.digest()).await? else {
+            self.inner.metrics.callback_refused("unknown_link");
             return Ok(Err(PageFailure::NotFound));
         };
         if let Err(failure) = expect(&record.flow, FlowStatus::Pending, self.now()) {
+            // No event: previews and reloads come here too, and nothing was at stake any more.
+            self.inner.metrics.callback_refused("link_over");
             return Ok(Err(failure));
         }
         let Some(connector) = self.store().find_connector(&record.flow.space, record.flow.connector_id).await? else {
@@ -158,6 +161,7 @@ impl Broker {
         };
         let event = self.event(&flow.space, Actor::Browser, Action::FlowOpened, subject_of(flow));
         if !self.store().bind_flow(flow, &bind, &event).await? {
+            self.refuse_browser(flow, "another_browser").await?;
             return Ok(Err(PageFailure::WrongBrowser));
         }
         Ok(Ok(OpenedFlow { flow_id: flow.id, cookie_name, cookie, location, expires_at: flow.expires_at }))
@@ -166,9 +170,43 @@ impl Broker {
     /// Notes a browser that was turned away; the flow goes on for the right one.
     pub(crate) async fn refuse_browser(&self, flow: &Flow, reason: &'static str) -> Result<(), BrokerError> {
         self.inner.metrics.callback_refused(reason);
-        let mut event = self.event(&flow.space, Actor::Browser, Action::FlowCallbackRefused, subject_of(flow));
-        event.detail = json!({ "reason": reason });
+        self.record_refusal(flow, Actor::Browser, Action::FlowCallbackRefused, reason).await
+    }
+
+    /// Puts a refusal on record, unless the flow has had so many that they are only counted.
+    pub(crate) async fn record_refusal(
+        &self,
+        flow: &Flow,
+        actor: Actor,
+        action: Action,
+        reason: &'static str,
+    ) -> Result<(), BrokerError> {
+        let mut detail = json!({ "reason": reason });
+        match self.inner.refusals.note(flow.id) {
+            Record::Written => {}
+            Record::Last => detail["last_on_record"] = json!(true),
+            Record::Counted => return Ok(()),
+        }
+        let mut event = self.event(&flow.space, actor, action, subject_of(flow));
+        event.detail = detail;
         Ok(self.store().append_audit(&[event]).await?)
+    }
+
+    /// Notes a form that did not come from our page. The flow goes on.
+    pub async fn refuse_form(&self, id: FlowId) -> Result<(), BrokerError> {
+        let Some(record) = self.store().find_flow(id).await? else {
+            self.inner.metrics.callback_refused("foreign_form");
+            return Ok(());
+        };
+        self.refuse_browser(&record.flow, "foreign_form").await
+    }
+
+    /// Notes a start link whose button another site pressed. The flow goes on.
+    pub async fn refuse_link(&self, ticket: &Secret) -> Result<(), BrokerError> {
+        match self.store().find_flow_by_ticket(&ticket.digest()).await? {
+            Some(record) => self.refuse_browser(&record.flow, "foreign_form").await,
+            None => Ok(()),
+        }
     }
 
     /// Counts an answer that belongs to no flow.

@@ -46,7 +46,11 @@ impl Broker {
             audit: store.purge_audit(now.minus(keep.audit), dry_run).await?,
             plans: store.purge_plans(now, dry_run).await?,
         };
-        let unused = store.unused_connections(now.minus(keep.unused_connections), UNUSED_BATCH).await?;
+        // When a restored database last saw a use says nothing of when there was one.
+        let unused = match self.hold().await? {
+            Some(_) => Vec::new(),
+            None => store.unused_connections(now.minus(keep.unused_connections), UNUSED_BATCH).await?,
+        };
         report.unused_connections = u64::try_from(unused.len()).unwrap_or(0);
         if !dry_run {
             for id in unused {

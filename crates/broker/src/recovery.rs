@@ -5,7 +5,7 @@ use std::time::Duration;
 use valetkey_core::{Attempt, AttemptState, Connection, Connector, Timestamp};
 use valetkey_providers::ProviderFacts;
 
-use crate::{Broker, BrokerError};
+use crate::{Boundary, Broker, BrokerError, hold::refreshes_despite_hold};
 
 /// Older leftovers were resolved long ago, or belong to generations that are over.
 const LOOK_BACK: Duration = Duration::from_secs(30 * 86_400);
@@ -18,7 +18,13 @@ impl Broker {
     pub async fn recover_attempts(&self, limit: i64) -> Result<u64, BrokerError> {
         let now = self.now();
         let mut resolved = 0;
-        for attempt in self.store().abandoned_attempts(now, now.minus(LOOK_BACK), limit).await? {
+        let found = self.store().abandoned_attempts(now, now.minus(LOOK_BACK), limit).await;
+        let abandoned = found.inspect_err(|error| self.note_outage(error))?;
+        if self.was_cut_off() {
+            return Ok(0);
+        }
+        self.hold().await?;
+        for attempt in abandoned {
             let Some(stored) = self.reread(attempt.connection_id).await? else { continue };
             let connection = &stored.connection;
             let Some(connector) = self.store().find_connector_any(connection.connector_id).await? else { continue };
@@ -47,7 +53,7 @@ impl Broker {
         let Some(attempt) = self.store().find_attempt(connection.id, connection.generation).await? else {
             return Ok(());
         };
-        if attempt.state == AttemptState::Sent && attempt.lease_until <= self.now() {
+        if attempt.state == AttemptState::Sent && attempt.lease_until <= self.now() && !self.was_cut_off() {
             self.resolve(&attempt, connection, connector, facts).await?;
         }
         Ok(())
@@ -60,19 +66,25 @@ impl Broker {
         connector: &Connector,
         facts: &ProviderFacts,
     ) -> Result<bool, BrokerError> {
+        // What became of it is decided when it may be presented again: a restored attempt may be long over elsewhere.
+        if self.seems_held() && !refreshes_despite_hold(connector, facts) && self.hold().await?.is_some() {
+            return Ok(false);
+        }
         let first_sent_at: Timestamp = attempt.first_sent_at.unwrap_or(attempt.created_at);
         let go_on = self.decide(connection, connector, facts, attempt.send_no, first_sent_at).await?;
         let now = self.now();
         let stops = go_on.state == AttemptState::Stopped;
-        if stops {
-            // First the connection, conditional on its generation: if this process dies too, the next one comes by again.
-            self.go_on(connection, go_on, ABANDONED).await?;
-        }
+        self.reached(Boundary::BeforeRecoveryWrite, connection.id);
+        // First the connection, conditional on its generation: if this process dies too, the next one comes by again.
+        self.go_on(connection, go_on, ABANDONED).await?;
         let resolved = self.store().resolve_abandoned(attempt, go_on.state, ABANDONED, go_on.next_try_at, now).await?;
         if resolved {
-            tracing::warn!(connection.id = %connection.id, attempt.id = %attempt.id, state = go_on.state.as_str(), "attempt {} was abandoned by its process", attempt.id);
+            self.inner.metrics.attempt_ended("abandoned");
+            tracing::warn!(connection.id = %connection.id, attempt.id = %attempt.id, fingerprint = %attempt.fingerprint, state = go_on.state.as_str(), "attempt {} was abandoned by its process", attempt.id);
         }
+        self.reached(Boundary::AfterRecoveryWrite, connection.id);
         if resolved && !stops {
+            // Another replica that found it too may have planned another time meanwhile.
             self.go_on(connection, go_on, ABANDONED).await?;
         }
         Ok(resolved)

@@ -11,11 +11,13 @@ use valetkey_core::{
     ReauthReason, RevocationId, RotationClass, Secret, Status, Subject, Timestamp, TokenSet, Trigger,
 };
 use valetkey_providers::{ProviderFacts, RefreshRequest, TokenOutcome};
-use valetkey_store::{EndAttempt, HeldAttempt, NewAttempt, Settle, Settled, StoredConnection};
+use valetkey_store::{EndAttempt, HeldAttempt, NewAttempt, Prepared, Settle, Settled, StoredConnection};
 
 use crate::{
-    Broker, BrokerError,
-    attempt::{GoOn, UnknownCase, after_unknown},
+    Boundary, Broker, BrokerError,
+    attempt::{GoOn, UnknownCase, after_unknown, comes_after_grace},
+    attempt_end::{AttemptEnd, class_of},
+    hold::refreshes_despite_hold,
     schedule::{self, backoff},
 };
 
@@ -34,6 +36,10 @@ pub(crate) enum RefreshEnd {
     Nothing,
     /// Another refresh or a reconnect came first: what was to be replaced is gone.
     Superseded,
+    /// A hold keeps it back.
+    Held,
+    /// The refresh token's stated end has come, and the access token lives on.
+    Ended,
 }
 
 /// Everything one refresh works with.
@@ -44,43 +50,76 @@ struct Job {
     secrets: Vec<Secret>,
     refresh_token: Option<Secret>,
     trigger: Trigger,
+    /// [`TokenStore::circuit_changes`](valetkey_store::TokenStore::circuit_changes) when no circuit was open.
+    circuits_seen: Option<u64>,
 }
 
 /// An attempt that this process holds, since when.
 struct Held {
     attempt: HeldAttempt,
     taken: Duration,
+    /// What became of an earlier send of this generation is not known.
+    repeats_unknown: bool,
+}
+
+impl Held {
+    /// What a send leaves behind that the provider surely did not process.
+    fn unprocessed(&self) -> AttemptState {
+        if self.repeats_unknown { AttemptState::RepeatAllowed } else { AttemptState::Unsent }
+    }
 }
 
 impl Broker {
     /// Refreshes, and logs what went wrong on our side: nobody may be waiting any more.
-    pub(crate) async fn refresh_logged(&self, id: ConnectionId, generation: i64, trigger: Trigger) -> RefreshEnd {
-        match self.refresh(id, generation, trigger).await {
+    pub(crate) async fn refresh_logged(
+        &self,
+        id: ConnectionId,
+        generation: i64,
+        trigger: Trigger,
+        prepared: Option<Box<Prepared>>,
+    ) -> RefreshEnd {
+        let end = match self.refresh(id, generation, trigger, prepared).await {
             Ok(end) => end,
             Err(error) => {
                 tracing::error!(connection.id = %id, error = &error as &dyn std::error::Error, "refreshing connection {id} failed");
                 RefreshEnd::Failed("internal")
             }
-        }
+        };
+        self.announce(id, end);
+        end
     }
 
-    /// Refreshes what the caller saw, and nothing that came after it.
-    async fn refresh(&self, id: ConnectionId, generation: i64, trigger: Trigger) -> Result<RefreshEnd, BrokerError> {
-        let Some(stored) = self.store().read_stored(id).await? else { return Ok(RefreshEnd::Nothing) };
-        let connection = stored.connection.clone();
+    /// Refreshes what the caller saw, and nothing that came after it. What was read a moment ago need not be read again:
+    /// the attempt is recorded only if it still holds.
+    async fn refresh(
+        &self,
+        id: ConnectionId,
+        generation: i64,
+        trigger: Trigger,
+        prepared: Option<Box<Prepared>>,
+    ) -> Result<RefreshEnd, BrokerError> {
+        let prepared = match prepared {
+            Some(prepared) => *prepared,
+            None => match self.store().prepare(&[id]).await?.pop() {
+                Some(prepared) => prepared,
+                None => return Ok(RefreshEnd::Nothing),
+            },
+        };
+        let connection = &prepared.connection;
         if connection.generation != generation {
             return Ok(RefreshEnd::Superseded);
         }
         if connection.status != Status::Active {
             return Ok(if connection.status == Status::NeedsReauth { RefreshEnd::Dead } else { RefreshEnd::Nothing });
         }
-        let Some(connector) = self.store().find_connector_any(connection.connector_id).await? else {
+        if let Some(end) = self.has_ended(connection, self.now()).await? {
+            return Ok(end);
+        }
+        let client = self.store().client_of(&prepared).await?;
+        let Some((connector, secrets)) = client.filter(|(connector, _)| connector.deleted_at.is_none()) else {
             return Ok(RefreshEnd::Nothing);
         };
-        if connector.deleted_at.is_some() {
-            return Ok(RefreshEnd::Nothing);
-        }
-        if let Some(end) = self.before_circuit(&connection, &connector).await? {
+        if let Some(end) = self.before_circuit(&prepared).await? {
             return Ok(end);
         }
         let facts = match self.provider().facts(&connector).await {
@@ -88,29 +127,51 @@ impl Broker {
             Err(error) => {
                 tracing::warn!(connector.id = %connector.id, error = &error as &dyn std::error::Error, "provider of {} cannot be resolved", connector.id);
                 let next = self.now().plus(backoff(&self.inner.parts.settings.refresh, 4, self.entropy()));
-                self.store().mark_failing(&connection, "provider_unresolved", Some(next), self.now()).await?;
+                self.store().mark_failing(connection, "provider_unresolved", Some(next), self.now()).await?;
                 return Ok(RefreshEnd::Failed("provider_unresolved"));
             }
         };
-        let refresh_token = self.store().refresh_token(&connection).await?;
-        if refresh_token.is_none() && connector.grant == Grant::AuthorizationCode {
-            // One that was there a moment ago belongs to a generation that is over.
-            return Ok(if connection.has_refresh_token { RefreshEnd::Superseded } else { RefreshEnd::Nothing });
+        if let Some(end) = self.too_early(connection, &facts).await? {
+            return Ok(end);
         }
-        let secrets = self.store().connector_secrets(&connector).await?;
-        self.present(&Job { connection, connector, facts, secrets, refresh_token, trigger }).await
+        if let Some(end) = self.held_back(connection, &connector, &facts).await? {
+            return Ok(end);
+        }
+        let refresh_token = self.store().open_refresh_token(&prepared)?;
+        if refresh_token.is_none() && connector.grant == Grant::AuthorizationCode {
+            return Ok(RefreshEnd::Nothing);
+        }
+        let Prepared { connection, circuit, circuit_changes, .. } = prepared;
+        let circuits_seen = circuit.is_none().then_some(circuit_changes);
+        self.present(&Job { connection, connector, facts, secrets, refresh_token, trigger, circuits_seen }).await
+    }
+
+    /// A provider that refuses to refresh early is not asked early, whoever asks.
+    async fn too_early(
+        &self,
+        connection: &Connection,
+        facts: &ProviderFacts,
+    ) -> Result<Option<RefreshEnd>, BrokerError> {
+        let opens_at = facts.not_before_expiry.and_then(|window| connection.expires_at.map(|end| end.minus(window)));
+        let Some(opens_at) = opens_at.filter(|at| *at > self.now()) else { return Ok(None) };
+        let due_at = connection.refresh_due_at.map_or(opens_at, |due| due.max(opens_at));
+        self.store().move_due(connection.id, Some(due_at)).await?;
+        Ok(Some(RefreshEnd::Failed("too_early")))
     }
 
     /// While a connector's circuit is open only one probe goes through, once its time has come.
-    async fn before_circuit(
-        &self,
-        connection: &Connection,
-        connector: &Connector,
-    ) -> Result<Option<RefreshEnd>, BrokerError> {
-        let Some(circuit) = self.store().find_circuit(connector.id).await? else { return Ok(None) };
+    async fn before_circuit(&self, prepared: &Prepared) -> Result<Option<RefreshEnd>, BrokerError> {
+        let connection = &prepared.connection;
+        let connector_id = connection.connector_id;
+        let circuit = if prepared.circuit_changes == self.store().circuit_changes() {
+            prepared.circuit.clone()
+        } else {
+            self.store().find_circuit(connector_id).await?
+        };
+        let Some(circuit) = circuit else { return Ok(None) };
         let now = self.now();
         let probe_again = now.plus(Attempt::LEASE);
-        if circuit.next_probe_at <= now && self.store().claim_probe(connector.id, now, probe_again).await? {
+        if circuit.next_probe_at <= now && self.store().claim_probe(connector_id, now, probe_again).await? {
             return Ok(None);
         }
         let jitter = Duration::from_millis(500).mul_f64(self.entropy().fraction());
@@ -132,42 +193,69 @@ impl Broker {
             holder: self.inner.holder.clone(),
             lease_until: now.plus(Attempt::LEASE),
             fingerprint: presented(job.refresh_token.as_ref(), &job.connector),
+            despite_hold: refreshes_despite_hold(&job.connector, &job.facts),
             now,
         };
-        let Some(attempt) = self.store().record_attempt(&new).await? else {
+        self.reached(Boundary::BeforeRecord, job.connection.id);
+        let Some(attempt) = self.record_attempt(&new).await? else {
+            if let Some(end) = self.held_back_surely(&job.connection, &job.connector, &job.facts).await? {
+                return Ok(end);
+            }
             self.resolve_if_abandoned(&job.connection, &job.connector, &job.facts).await?;
             return Ok(RefreshEnd::Busy);
         };
-        let held = Held { attempt, taken };
+        self.reached(Boundary::AfterRecord, job.connection.id);
+        let repeats_unknown = attempt.first_sent_at.is_some_and(|first| first < now);
+        let held = Held { attempt, taken, repeats_unknown };
+        if held.repeats_unknown && self.comes_after_grace(job, &held) {
+            return self.unknown(job, &held, "grace_over").await;
+        }
         if !self.may_send(&held) {
-            return self.not_sent(job, &held, "gate_closed", None).await;
+            return self.gate_closed(job, &held, &new.fingerprint).await;
         }
         if two_marks {
-            let (id, generation) = (job.connection.id, job.connection.generation);
-            if !self.store().mark_attempt_sent(id, generation, &self.inner.holder, self.now()).await?
-                || !self.may_send(&held)
-            {
-                return self.not_sent(job, &held, "gate_closed", None).await;
+            self.reached(Boundary::BeforeSecondMark, job.connection.id);
+            if !self.mark_attempt_sent(&new).await? || !self.may_send(&held) {
+                return self.gate_closed(job, &held, &new.fingerprint).await;
             }
+            self.reached(Boundary::AfterSecondMark, job.connection.id);
         }
+        self.reached(Boundary::BeforeSend, job.connection.id);
         let started = self.inner.parts.clock.monotonic();
         let outcome = self.send(job).await;
+        self.reached(Boundary::AnswerRead, job.connection.id);
         let took = self.inner.parts.clock.monotonic().saturating_sub(started);
-        let code = outcome.code();
-        self.inner.metrics.refreshed(&job.connection.provider, code, job.trigger, took);
+        let (class, code) = (class_of(&outcome), outcome.code());
         let end = self.receive(job, &held, outcome).await;
-        tracing::info!(
-            connection.id = %job.connection.id,
-            attempt.id = %held.attempt.id,
-            generation = job.connection.generation,
-            send_no = held.attempt.send_no,
-            trigger = job.trigger.as_str(),
-            outcome = code,
-            fingerprint = %new.fingerprint,
-            took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            "attempt {} for connection {} ended: {code}", held.attempt.id, job.connection.id
-        );
+        self.tell_end_of(job, &held, &new.fingerprint, class, code, took);
         end
+    }
+
+    fn tell_end_of(
+        &self,
+        job: &Job,
+        held: &Held,
+        fingerprint: &Fingerprint,
+        class: &'static str,
+        code: &'static str,
+        took: Duration,
+    ) {
+        let (connection, attempt, trigger) = (&job.connection, &held.attempt, job.trigger);
+        self.tell_end(&AttemptEnd { connection, attempt, fingerprint, trigger, class, code, took });
+    }
+
+    /// So much of the lease is gone that the request could outlive it.
+    async fn gate_closed(&self, job: &Job, held: &Held, fingerprint: &Fingerprint) -> Result<RefreshEnd, BrokerError> {
+        const CODE: &str = "gate_closed";
+        self.tell_end_of(job, held, fingerprint, "not_sent", CODE, Duration::ZERO);
+        self.not_sent(job, held, CODE, None).await
+    }
+
+    fn comes_after_grace(&self, job: &Job, held: &Held) -> bool {
+        let now = self.now();
+        let (connection, class, send_no) = (&job.connection, job.facts.rotation, held.attempt.send_no);
+        let first_sent_at = held.attempt.first_sent_at.unwrap_or(now);
+        comes_after_grace(&UnknownCase { connection, class, send_no, first_sent_at, siblings: 0, now })
     }
 
     /// What is left of the lease must exceed the request's deadline, by the monotonic clock.
@@ -213,7 +301,7 @@ impl Broker {
             TokenOutcome::Client { .. } => {
                 let now = self.now();
                 let pause = self.pause(held).max(Duration::from_secs(30));
-                self.end(&job.connection, AttemptState::Unsent, code, now.plus(pause)).await?;
+                self.end(&job.connection, held.unprocessed(), code, now.plus(pause)).await?;
                 self.store().open_circuit(job.connector.id, code, now, now.plus(pause)).await?;
                 tracing::warn!(connector.id = %job.connector.id, code, "the provider refuses the client of {}: no connection is touched", job.connector.id);
                 self.store().move_due(job.connection.id, Some(now.plus(pause))).await?;
@@ -247,6 +335,7 @@ impl Broker {
             connection: &job.connection,
             attempt: held.attempt.id,
             tokens: &tokens,
+            kept_refresh_token: tokens.refresh_token == job.refresh_token,
             granted_scopes: &granted,
             due_at,
             late_ids: (RevocationId::new(now, self.entropy()), RevocationId::new(now, self.entropy())),
@@ -260,10 +349,11 @@ impl Broker {
             "rotated": rotated,
             "fingerprint": tokens.access_token.fingerprint(),
         });
-        let settled = self.settle_surely(&settle, &event).await?;
-        if self.store().find_circuit(job.connector.id).await?.is_some() {
-            self.store().close_circuit(job.connector.id).await?;
-        }
+        self.reached(Boundary::BeforeSettle, job.connection.id);
+        // The tokens exist nowhere else.
+        let settled = self.write_surely(job.connection.id, || self.store().settle(&settle, &event)).await?;
+        self.reached(Boundary::AfterSettle, job.connection.id);
+        self.close_circuit(job).await?;
         self.observe_rotation(job, rotated).await?;
         Ok(match settled {
             Settled::Stored => RefreshEnd::Settled,
@@ -271,26 +361,13 @@ impl Broker {
         })
     }
 
-    /// The tokens exist nowhere else: a database that is away for a moment must not lose them.
-    async fn settle_surely(
-        &self,
-        settle: &Settle<'_>,
-        event: &valetkey_core::AuditEvent,
-    ) -> Result<Settled, BrokerError> {
-        let mut pause = Duration::from_millis(50);
-        let mut tries = 0;
-        loop {
-            match self.store().settle(settle, event).await {
-                Ok(settled) => return Ok(settled),
-                Err(error) if tries < 12 => {
-                    tries += 1;
-                    tracing::error!(connection.id = %settle.connection.id, tries, error = &error as &dyn std::error::Error, "refreshed tokens of {} could not be stored yet", settle.connection.id);
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(3));
-                }
-                Err(error) => return Err(error.into()),
-            }
+    /// Whoever answers as it should has accepted the client. Looked up only if a circuit was open, or may be since.
+    async fn close_circuit(&self, job: &Job) -> Result<(), BrokerError> {
+        let store = self.store();
+        if job.circuits_seen != Some(store.circuit_changes()) && store.find_circuit(job.connector.id).await?.is_some() {
+            store.close_circuit(job.connector.id).await?;
         }
+        Ok(())
     }
 
     async fn observe_rotation(&self, job: &Job, rotated: bool) -> Result<(), BrokerError> {
@@ -326,7 +403,7 @@ impl Broker {
         next_try_at: Option<Timestamp>,
     ) -> Result<RefreshEnd, BrokerError> {
         let next = next_try_at.unwrap_or_else(|| self.now().plus(self.pause(held)));
-        self.end(&job.connection, AttemptState::Unsent, code, next).await?;
+        self.end(&job.connection, held.unprocessed(), code, next).await?;
         self.store().mark_failing(&job.connection, code, Some(next), self.now()).await?;
         Ok(RefreshEnd::Failed(code))
     }
@@ -343,6 +420,7 @@ impl Broker {
             .await?;
         // First the connection, then the attempt, as for a dead grant.
         let end = self.go_on(&job.connection, go_on, code).await?;
+        self.reached(Boundary::BetweenFailureWrites, job.connection.id);
         self.end(&job.connection, go_on.state, code, go_on.next_try_at).await?;
         Ok(end)
     }
@@ -388,6 +466,9 @@ impl Broker {
         // Conditional on the generation: another attempt that settled meanwhile makes this error mean nothing. First the
         // connection, then the attempt: a process that dies in between leaves one that somebody looks after.
         let marked = self.mark_dead(&job.connection, reason, code).await?;
+        self.reached(Boundary::BetweenDeathWrites, job.connection.id);
+        // Whoever judges a grant has accepted the client that presented it.
+        self.close_circuit(job).await?;
         self.end(&job.connection, AttemptState::Dead, code, self.now()).await?;
         Ok(if marked { RefreshEnd::Dead } else { RefreshEnd::Busy })
     }
@@ -416,7 +497,8 @@ impl Broker {
         next_try_at: Timestamp,
     ) -> Result<(), BrokerError> {
         let end = EndAttempt { state, outcome, next_try_at, now: self.now() };
-        self.store().end_attempt(connection, &self.inner.holder, end).await?;
+        // That a token was not spent is known here alone.
+        self.write_surely(connection.id, || self.store().end_attempt(connection, &self.inner.holder, end)).await?;
         Ok(())
     }
 

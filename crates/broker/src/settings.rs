@@ -15,6 +15,21 @@ pub struct BrokerSettings {
     pub refresh: RefreshSettings,
     /// How long things are kept.
     pub retention: Retention,
+    /// The keys that everything is sealed under.
+    pub keyring: KeyringSettings,
+}
+
+/// The keys that everything is sealed under.
+#[derive(Debug, Clone)]
+pub struct KeyringSettings {
+    /// The age at which the active data key is replaced; `None` for never by itself.
+    pub rotate_after: Option<Duration>,
+}
+
+impl Default for KeyringSettings {
+    fn default() -> Self {
+        Self { rotate_after: Some(Duration::from_secs(365 * DAY)) }
+    }
 }
 
 /// Limits on flows.
@@ -84,6 +99,7 @@ impl BrokerSettings {
             limits: Limits::default(),
             refresh: RefreshSettings::default(),
             retention: Retention::default(),
+            keyring: KeyringSettings::default(),
         }
     }
 }

@@ -79,7 +79,7 @@ impl Broker {
         start: &StartFlow,
     ) -> Result<StartedFlow, BrokerError> {
         let owner = owner_of(caller, connector, start.user_id.as_ref(), start.actor.as_ref())?;
-        let scopes = check(connector, start)?;
+        let scopes = check(connector, start).inspect_err(|error| self.count_target(error))?;
         // A connector whose provider cannot be used is refused here, where the operator sees it, not in the popup.
         self.provider().facts(connector).await?;
         let person = owner.user_id().or(start.actor.as_ref());
@@ -127,6 +127,14 @@ impl Broker {
             start_url: Secret::from(self.public(&format!("connect/{}", ticket.expose()))),
             expires_at: flow.expires_at,
         })
+    }
+
+    /// Counts a start that named a target which is not registered: somebody may be steering the application.
+    fn count_target(&self, error: &BrokerError) {
+        let BrokerError::Invalid(faults) = error else { return };
+        if faults.iter().any(|fault| ["return_url", "origin"].contains(&fault.field.as_str())) {
+            self.inner.metrics.flow_call_refused("target");
+        }
     }
 
     async fn take_start_quota(&self, connector: &Connector, person: Option<&UserId>) -> Result<(), BrokerError> {

@@ -27,6 +27,8 @@ text_enum!(
         FlowCallbackRefused => "flow.callback_refused",
         /// A callback was accepted.
         FlowCallback => "flow.callback",
+        /// An application's call to finish a flow was refused; nothing was redeemed by it.
+        FlowFinishRefused => "flow.finish_refused",
         /// A flow failed.
         FlowFailed => "flow.failed",
         /// A flow was cancelled.
@@ -49,6 +51,18 @@ text_enum!(
         TokenIssued => "token.issued",
         /// A plan to revoke many was made.
         RevokePlanned => "revoke.planned",
+        /// A hold began, in all spaces.
+        HoldBegun => "hold.begun",
+        /// An operator ended the hold.
+        HoldReleased => "hold.released",
+        /// A data key was made, in all spaces.
+        DataKeyCreated => "data_key.created",
+        /// A data key seals from now on.
+        DataKeyActivated => "data_key.activated",
+        /// Nothing is left that a data key sealed.
+        DataKeyRetired => "data_key.retired",
+        /// Data keys were wrapped by another key-encryption key.
+        DataKeysRewrapped => "data_keys.rewrapped",
     }
 );
 

@@ -181,6 +181,8 @@ pub struct Connection {
     pub reconnect_by: Option<Timestamp>,
     /// When the next refresh is due.
     pub refresh_due_at: Option<Timestamp>,
+    /// When a refresh is tried next: at the due point, or after the pause that the last try led to. Known in lists alone.
+    pub next_try_at: Option<Timestamp>,
     /// Whether refreshes work.
     pub refreshing: Refreshing,
     /// The last attempt.
@@ -206,6 +208,11 @@ impl Connection {
     /// Whether a refresh is due.
     pub fn needs_refresh(&self, now: Timestamp) -> bool {
         self.refresh_due_at.is_some_and(|due| due <= now)
+    }
+
+    /// Whether the refresh token, or the grant itself, has reached its stated end: nothing can be presented any more.
+    pub fn refresh_has_ended(&self, now: Timestamp) -> bool {
+        self.refresh_expires_at.is_some_and(|at| at <= now) || self.reconnect_by.is_some_and(|at| at <= now)
     }
 
     /// The life that the access token had when it was issued.

@@ -12,6 +12,7 @@ mod connection;
 mod connector;
 mod entropy;
 mod flow;
+mod hold;
 mod ids;
 mod names;
 mod owner;
@@ -31,6 +32,7 @@ pub use connection::{Account, Connection, LastAttempt, NeedsReauth, ReauthReason
 pub use connector::{AuthMode, Binding, Connector, Endpoints, Grant, ObservedRotation, RotationSetting};
 pub use entropy::{Entropy, SystemEntropy};
 pub use flow::{Flow, FlowFailure, FlowMode, FlowStatus};
+pub use hold::{Hold, HoldReason};
 pub use ids::{AttemptId, ConnectionId, ConnectorId, EventId, FlowId, IdError, KeyId, PlanId, RevocationId};
 pub use names::{Label, NameError, SpaceId, UserId};
 pub use owner::Owner;

@@ -17,6 +17,7 @@ pub struct JobsError(#[from] JobSchedulerError);
 ///
 /// Owns the ticks; each run holds its job's lock, which [`Jobs::stop`] waits for.
 pub struct Jobs {
+    broker: Broker,
     scheduler: JobScheduler,
     running: Vec<Arc<Mutex<()>>>,
 }
@@ -47,11 +48,12 @@ impl Jobs {
             scheduler.add(job).await?;
         }
         scheduler.start().await?;
-        Ok(Self { scheduler, running })
+        Ok(Self { broker, scheduler, running })
     }
 
     /// Stops ticking and waits for the runs under way.
     pub async fn stop(mut self) {
+        self.broker.stop_claiming();
         if let Err(error) = self.scheduler.shutdown().await {
             tracing::warn!(error = &error as &dyn std::error::Error, "the scheduler did not stop cleanly");
         }

@@ -28,11 +28,14 @@ pub enum Work {
     Purge,
     /// Read the gauges of the metrics.
     Measure,
+    /// Learn of new data keys, and go on with a rotation.
+    Keyring,
 }
 
 impl Work {
     /// Every kind.
-    pub const ALL: [Self; 6] = [Self::Refresh, Self::Deliver, Self::Recover, Self::Issues, Self::Purge, Self::Measure];
+    pub const ALL: [Self; 7] =
+        [Self::Refresh, Self::Deliver, Self::Recover, Self::Issues, Self::Purge, Self::Measure, Self::Keyring];
 
     /// Its name in metrics and logs.
     pub fn name(self) -> &'static str {
@@ -43,6 +46,7 @@ impl Work {
             Self::Issues => "issues",
             Self::Purge => "purge",
             Self::Measure => "measure",
+            Self::Keyring => "keyring",
         }
     }
 
@@ -51,7 +55,7 @@ impl Work {
         Duration::from_secs(match self {
             Self::Refresh | Self::Issues => 1,
             Self::Deliver => 2,
-            Self::Recover => 5,
+            Self::Recover | Self::Keyring => 5,
             Self::Measure => 60,
             Self::Purge => 600,
         })
@@ -67,6 +71,10 @@ pub async fn run(broker: &Broker, work: Work) -> Result<String, BrokerError> {
             let attempts = broker.recover_attempts(RECOVERY_BATCH).await?;
             let flows = broker.recover_flows().await?;
             Ok(worth_saying(attempts + flows, || format!("{attempts} attempts, {flows} flows")))
+        }
+        Work::Keyring => {
+            let fields = broker.tend_keyring().await?;
+            Ok(worth_saying(fields, || format!("{fields} fields sealed with the new data key")))
         }
         Work::Issues => {
             broker.write_issues().await?;
@@ -84,24 +92,13 @@ pub async fn run(broker: &Broker, work: Work) -> Result<String, BrokerError> {
 }
 
 async fn refresh(broker: &Broker) -> Result<String, BrokerError> {
-    let mut all = valetkey_broker::DueReport::default();
-    loop {
-        let report = broker.refresh_due(DUE_BATCH).await?;
-        all.claimed += report.claimed;
-        all.settled += report.settled;
-        all.dead += report.dead;
-        all.failed += report.failed;
-        all.postponed += report.postponed;
-        // A batch in which all were put off would be claimed again at once.
-        if report.claimed < DUE_BATCH.unsigned_abs() || report.postponed == report.claimed {
-            return Ok(worth_saying(all.claimed, || {
-                format!(
-                    "{} due: {} refreshed, {} dead, {} failed, {} put off",
-                    all.claimed, all.settled, all.dead, all.failed, all.postponed
-                )
-            }));
-        }
-    }
+    let all = broker.refresh_due(DUE_BATCH).await?;
+    Ok(worth_saying(all.claimed, || {
+        format!(
+            "{} due: {} refreshed, {} dead, {} failed, {} put off",
+            all.claimed, all.settled, all.dead, all.failed, all.postponed
+        )
+    }))
 }
 
 async fn deliver(broker: &Broker) -> Result<String, BrokerError> {

@@ -103,6 +103,11 @@ fn token(value: &Value) -> Option<Secret> {
     (fits && text.trim() == text).then(|| Secret::from(text))
 }
 
+/// Whether an answer holds something in place of a refresh token that can never be presented.
+pub(crate) fn has_unusable_refresh_token(answer: &Value, shape: &AnswerShape) -> bool {
+    first(answer, &shape.refresh_token).is_some_and(|value| value.as_str() != Some("") && token(value).is_none())
+}
+
 /// The token set of an answer; `None` without a usable access token.
 pub(crate) fn token_set(answer: &Value, profile: &Profile, sent_at: Timestamp) -> Option<TokenSet> {
     let shape = &profile.answer;

@@ -66,6 +66,10 @@ fn failure(profile: &Profile, call: Call, answer: &Answer, members: Option<&Valu
     if status.is_redirection() {
         return TokenOutcome::Unknown(UnknownOutcome::Redirect);
     }
+    // RFC 8470, section 5.2: the server did not want to process it.
+    if status == StatusCode::TOO_EARLY {
+        return TokenOutcome::Refused { code: "too_early" };
+    }
     if status.is_server_error() || status.is_informational() || status == StatusCode::REQUEST_TIMEOUT {
         return TokenOutcome::Unknown(UnknownOutcome::ServerError);
     }

@@ -149,7 +149,7 @@ fn addresses(issuer: &str, base: &Url, kind: Discovery) -> Vec<Url> {
     }
 }
 
-fn read(body: &[u8], issuer: &str, guard: &Guard) -> Result<Metadata, DiscoveryFault> {
+pub(crate) fn read(body: &[u8], issuer: &str, guard: &Guard) -> Result<Metadata, DiscoveryFault> {
     let document: Value = serde_json::from_slice(body).map_err(|_| DiscoveryFault::Unreadable)?;
     if !document.is_object() {
         return Err(DiscoveryFault::Unreadable);

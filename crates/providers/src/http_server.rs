@@ -9,10 +9,10 @@ use url::Url;
 use valetkey_core::{Clock, Connector, Secret, Timestamp, TokenKind, TokenSet};
 
 use crate::{
-    AuthorizationRequest, AuthorizationServer, Catalogue, CodeExchange, DEADLINE, NotSent, OutboundError,
+    AuthorizationRequest, AuthorizationServer, Catalogue, ClockSkew, CodeExchange, DEADLINE, NotSent, OutboundError,
     OutboundSettings, ProviderError, ProviderFacts, RefreshRequest, RevokeOutcome, TokenOutcome, UnknownOutcome,
     account::{IdTokenInvalid, Looking},
-    answer::token_set,
+    answer::{has_unusable_refresh_token, token_set},
     classify::{Reading, read, wants_next_secret},
     discovery::DiscoveryCache,
     outbound::{Outbound, SendFault},
@@ -20,6 +20,7 @@ use crate::{
     request::{Asked, Identity, authorization_url, token_request},
     resolve::{Resolved, issuer},
     revoke::Revoking,
+    skew::Skews,
     validate::validate,
 };
 
@@ -32,6 +33,7 @@ pub struct HttpAuthorizationServer {
     catalogue: Arc<Catalogue>,
     outbound: Outbound,
     discovery: DiscoveryCache,
+    skews: Skews,
     clock: Arc<dyn Clock>,
     deadline: Duration,
 }
@@ -52,7 +54,7 @@ impl HttpAuthorizationServer {
     ) -> Result<Self, OutboundError> {
         let outbound = Outbound::new(outbound)?;
         let discovery = DiscoveryCache::new(outbound.clone(), clock.clone());
-        Ok(Self { catalogue, outbound, discovery, clock, deadline: DEADLINE })
+        Ok(Self { catalogue, outbound, discovery, skews: Skews::default(), clock, deadline: DEADLINE })
     }
 
     /// The same with a shorter deadline for each call. It never grows: leases are made for [`DEADLINE`].
@@ -106,7 +108,9 @@ impl HttpAuthorizationServer {
                 Err(TokenOutcome::NotSent(_)) if refused.is_some() => break,
                 Err(outcome) => return Err(outcome),
             };
-            match read(resolved.profile, call, &answer, self.clock.now()) {
+            let received_at = self.clock.now();
+            self.skews.note(resolved.connector, &answer.headers, sent_at, received_at);
+            match read(resolved.profile, call, &answer, received_at) {
                 Reading::Success(members) => return Ok(Success { members, sent_at }),
                 Reading::Failure(outcome) if wants_next_secret(&outcome) => refused = Some(outcome),
                 Reading::Failure(outcome) => return Err(outcome),
@@ -187,6 +191,10 @@ impl HttpAuthorizationServer {
         let deadline = Instant::now() + self.deadline;
         let resolved = self.resolved(connector, deadline).await?;
         let success = self.ask(&resolved, secrets, Asked::Refresh(request), deadline).await?;
+        if has_unusable_refresh_token(&success.members, &resolved.profile.answer) {
+            // Keeping the old one as if none had come would present it again without asking the rotation class.
+            return Err(TokenOutcome::Unknown(UnknownOutcome::UnusableRefreshToken));
+        }
         tokens(&resolved, &success).map(|tokens| TokenOutcome::Granted(Box::new(tokens)))
     }
 
@@ -271,6 +279,10 @@ impl AuthorizationServer for HttpAuthorizationServer {
 
     async fn client_credentials(&self, connector: &Connector, secrets: &[Secret], scopes: &[String]) -> TokenOutcome {
         either(self.try_client_credentials(connector, secrets, scopes).await)
+    }
+
+    fn clock_skews(&self) -> Vec<ClockSkew> {
+        self.skews.farthest()
     }
 
     async fn revoke(

@@ -12,6 +12,8 @@ mod classify;
 mod discovery;
 mod embedded;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod guard;
 mod http_server;
 mod id_token;
@@ -23,6 +25,8 @@ mod resolve;
 mod revoke;
 mod server;
 mod shape;
+mod skew;
+mod transit;
 mod validate;
 
 pub use catalogue::{Catalogue, CatalogueError, ProfileFault, ProviderSummary, RevocationSummary, SettingSummary};
@@ -34,3 +38,5 @@ pub use server::{
     AuthorizationRequest, AuthorizationServer, CodeExchange, KeptParam, NotSent, ProviderFacts, RefreshRequest,
     RevokeOutcome, TokenOutcome, UnknownOutcome,
 };
+pub use skew::ClockSkew;
+pub use transit::{TransitError, TransitKeyWrapper, TransitSettings, TransitToken};

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use url::Url;
 use valetkey_core::{Connector, Lives, Reach, ReauthReason, RotationClass, Secret, TokenKind, TokenSet};
 
-use crate::ProviderError;
+use crate::{ClockSkew, ProviderError};
 
 /// An authorization server as the broker sees it: every provider behind one face.
 ///
@@ -39,6 +39,11 @@ pub trait AuthorizationServer: Send + Sync + Debug {
     /// Tells the provider that a token is to end (RFC 7009, or the profile's own style).
     async fn revoke(&self, connector: &Connector, secrets: &[Secret], token: &Secret, kind: TokenKind)
     -> RevokeOutcome;
+
+    /// How far the clocks of providers were from ours when they last answered, one for each provider.
+    fn clock_skews(&self) -> Vec<ClockSkew> {
+        Vec::new()
+    }
 }
 
 /// What a consent page is asked with.
@@ -197,6 +202,8 @@ pub enum UnknownOutcome {
     Unreadable,
     /// A success without a usable access token.
     NoAccessToken,
+    /// A success whose refresh token cannot be used: the one that was presented may be spent.
+    UnusableRefreshToken,
     /// A redirect, which is not followed.
     Redirect,
     /// A failure without an error code.
@@ -216,6 +223,7 @@ impl UnknownOutcome {
             Self::TooLarge => "too_large",
             Self::Unreadable => "unreadable",
             Self::NoAccessToken => "no_access_token",
+            Self::UnusableRefreshToken => "unusable_refresh_token",
             Self::Redirect => "redirect",
             Self::NoErrorCode => "no_error_code",
             Self::SaidSo => "outcome_open",

@@ -85,6 +85,31 @@ pub enum Fault {
     NestedTokens,
     /// The true answer without `token_type`.
     MissingTokenType,
+    /// The true answer with these members added, or in place of its own.
+    WithMembers {
+        /// The members; one that is null is sent as null.
+        members: serde_json::Map<String, serde_json::Value>,
+    },
+    /// The true answer with these headers added, or in place of its own.
+    WithHeaders {
+        /// The headers.
+        headers: BTreeMap<String, String>,
+    },
+    /// The true answer with so many headers that nobody reads.
+    ManyHeaders {
+        /// How many.
+        count: usize,
+    },
+    /// This status and these headers with a body that need not be text.
+    Bytes {
+        /// The status code.
+        code: u16,
+        /// The body in base64.
+        base64: String,
+        /// The headers.
+        #[serde(default)]
+        headers: BTreeMap<String, String>,
+    },
 }
 
 /// The `Retry-After` header (RFC 9110, section 10.2.3).
@@ -283,6 +308,10 @@ impl Fault {
             Self::FormEncoded => "form_encoded",
             Self::NestedTokens => "nested_tokens",
             Self::MissingTokenType => "missing_token_type",
+            Self::WithMembers { .. } => "with_members",
+            Self::WithHeaders { .. } => "with_headers",
+            Self::ManyHeaders { .. } => "many_headers",
+            Self::Bytes { .. } => "bytes",
         }
     }
 
@@ -290,6 +319,7 @@ impl Fault {
     pub(crate) fn shows_true_answer(&self) -> bool {
         match self {
             Self::Status { .. }
+            | Self::Bytes { .. }
             | Self::Hang
             | Self::ResetBeforeAnswer
             | Self::EndlessBody
@@ -308,7 +338,10 @@ impl Fault {
             | Self::WithRotation
             | Self::FormEncoded
             | Self::NestedTokens
-            | Self::MissingTokenType => true,
+            | Self::MissingTokenType
+            | Self::WithMembers { .. }
+            | Self::WithHeaders { .. }
+            | Self::ManyHeaders { .. } => true,
         }
     }
 }
@@ -449,6 +482,10 @@ mod tests {
             Fault::ErrorInside200 { error: String::new() },
             Fault::Status { code: 500, body: String::new(), headers: BTreeMap::new() },
             Fault::HoldUntilReleased { gate: String::new() },
+            Fault::WithMembers { members: serde_json::Map::new() },
+            Fault::WithHeaders { headers: BTreeMap::new() },
+            Fault::ManyHeaders { count: 1 },
+            Fault::Bytes { code: 200, base64: String::new(), headers: BTreeMap::new() },
         ];
         for fault in all {
             let json = serde_json::to_value(&fault).unwrap();

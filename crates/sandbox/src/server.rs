@@ -5,12 +5,15 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn_with_state;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderValue, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
 use axum::routing::{delete, get, post};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use crate::clock::http_date;
 use crate::connection::{Connection, Connections, CuttableListener};
 use crate::control::Control;
 use crate::settings::SandboxSettings;
@@ -84,6 +87,15 @@ impl Drop for Sandbox {
     }
 }
 
+/// Dates answers by the sandbox's clock, unless a fault has dated them.
+async fn dated(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if let Ok(date) = HeaderValue::from_str(&http_date(shared.clock.now_ms())) {
+        response.headers_mut().entry(header::DATE).or_insert(date);
+    }
+    response
+}
+
 fn routes(shared: &Arc<Shared>) -> Router {
     let provider = Router::new()
         .route("/authorize", get(authorize::authorize))
@@ -103,6 +115,7 @@ fn routes(shared: &Arc<Shared>) -> Router {
         .route("/.well-known/oauth-authorization-server", get(metadata::authorization_server))
         .route("/sandbox.css", get(page::stylesheet))
         .layer(from_fn_with_state(Arc::clone(shared), fault_layer::faults))
+        .layer(from_fn_with_state(Arc::clone(shared), dated))
         .with_state(Arc::clone(shared));
     provider.merge(control_http::routes(Control::new(Arc::clone(shared)))).layer(DefaultBodyLimit::max(LARGEST_BODY))
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::response::{IntoResponse, Response};
+use data_encoding::BASE64;
 use futures::stream::{self, Stream, StreamExt};
 use serde_json::{Value, json};
 
@@ -152,6 +153,17 @@ pub(crate) async fn show_at_once(
             });
             return answer.with_body(&content_type, Some(length), body(slow, afterwards));
         }
+        Fault::Bytes { code, base64, headers } => {
+            // What is not base64 is shown as an empty body.
+            let bytes = Bytes::from(BASE64.decode(base64.as_bytes()).unwrap_or_default());
+            let length = bytes.len();
+            let whole = stream::once(async move { Ok(bytes) });
+            let mut answer = Answer::text(code, "application/octet-stream", "");
+            for (name, value) in headers {
+                answer = answer.header(&name, &value);
+            }
+            return answer.with_body("application/octet-stream", Some(length), body(whole, afterwards));
+        }
         other => reshape(shared, &mut answer, other),
     }
     let (content_type, text) = answer.render();
@@ -213,6 +225,21 @@ fn reshape(shared: &Shared, answer: &mut Answer, fault: Fault) {
         Fault::MissingTokenType => {
             if let Some(members) = answer.members_mut() {
                 members.remove("token_type");
+            }
+        }
+        Fault::WithMembers { members } => {
+            if let Some(own) = answer.members_mut() {
+                own.extend(members);
+            }
+        }
+        Fault::WithHeaders { headers } => {
+            for (name, value) in headers {
+                *answer = answer.clone().header(&name, &value);
+            }
+        }
+        Fault::ManyHeaders { count } => {
+            for number in 0..count {
+                *answer = answer.clone().header(&format!("x-padding-{number}"), "nobody reads this");
             }
         }
         Fault::FormEncoded => *answer = answer.clone().shaped(AnswerShape::Form),

@@ -21,11 +21,15 @@ pub enum DataKeyState {
     Active,
     /// Opens what it sealed before.
     DecryptOnly,
+    /// Made, and not used before every replica holds it.
+    Pending,
+    /// Nothing is left that it sealed. Kept, because a row of an old backup may still name it.
+    Retired,
 }
 
 /// A text that names no state of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a key is `active` or `decrypt_only`")]
+#[error("a data key is `active`, `decrypt_only`, `pending` or `retired`")]
 pub struct UnknownState;
 
 impl DataKeyState {
@@ -34,7 +38,14 @@ impl DataKeyState {
         match self {
             Self::Active => "active",
             Self::DecryptOnly => "decrypt_only",
+            Self::Pending => "pending",
+            Self::Retired => "retired",
         }
+    }
+
+    /// Whether something may be sealed with a key in this state, so that nothing works without it.
+    pub fn is_needed(self) -> bool {
+        matches!(self, Self::Active | Self::DecryptOnly)
     }
 }
 
@@ -45,6 +56,8 @@ impl FromStr for DataKeyState {
         match text {
             "active" => Ok(Self::Active),
             "decrypt_only" => Ok(Self::DecryptOnly),
+            "pending" => Ok(Self::Pending),
+            "retired" => Ok(Self::Retired),
             _ => Err(UnknownState),
         }
     }
@@ -185,7 +198,8 @@ pub async fn new_data_key(
     })
 }
 
-/// Unwraps and checks every row; keys that `known` has are taken from there.
+/// Unwraps and checks every row; keys that `known` has are taken from there. A key that nothing is sealed with may be
+/// missing.
 pub(crate) async fn unlock(
     instance: &str,
     rows: &[DataKeyRow],
@@ -194,6 +208,7 @@ pub(crate) async fn unlock(
 ) -> Result<Keys, UnlockError> {
     let mut active = None;
     let mut by_id = BTreeMap::new();
+    let mut missing = BTreeMap::new();
     for row in rows {
         if row.state == DataKeyState::Active
             && let Some(first) = active.replace(row.id)
@@ -202,14 +217,21 @@ pub(crate) async fn unlock(
         }
         let key = match known.and_then(|keys| keys.by_id.get(&row.id)) {
             Some(key) => Arc::clone(key),
-            None => Arc::new(unlock_row(instance, row, wrappers).await?),
+            None => match unlock_row(instance, row, wrappers).await {
+                Ok(key) => Arc::new(key),
+                Err(error) if !row.state.is_needed() => {
+                    missing.insert(row.id, error.to_string());
+                    continue;
+                }
+                Err(error) => return Err(error),
+            },
         };
         if by_id.insert(row.id, key).is_some() {
             return Err(UnlockError::DuplicateKey { key_id: row.id });
         }
     }
     let active = active.ok_or(UnlockError::NoActiveKey)?;
-    Ok(Keys { active, by_id })
+    Ok(Keys { active, by_id, missing })
 }
 
 async fn unlock_row(
@@ -248,6 +270,6 @@ async fn unlock_row(
     Ok(key)
 }
 
-fn context(instance: &str, key_id: u32) -> WrapContext {
+pub(crate) fn context(instance: &str, key_id: u32) -> WrapContext {
     WrapContext { instance: instance.to_owned(), key_id }
 }

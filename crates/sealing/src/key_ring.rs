@@ -13,8 +13,8 @@ use valetkey_core::{Entropy, KeyWrapper, Secret, Timestamp, constant_time_eq};
 use zeroize::Zeroizing;
 
 use crate::{
-    DataKeyState, KeyRingError, LocalKeyWrapper,
-    ring_file::{create, read},
+    KeyRingError, LocalKeyWrapper,
+    ring_file::{create, read, replace},
 };
 
 const FORMAT: u32 = 1;
@@ -46,12 +46,22 @@ struct Content<'a> {
     mac: &'a str,
 }
 
+/// What a key of the ring may still do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RingKeyState {
+    /// Wraps and unwraps; there is exactly one.
+    Active,
+    /// Unwraps what it wrapped before.
+    DecryptOnly,
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ContentKey<'a> {
     id: &'a str,
     key: &'a str,
-    state: DataKeyState,
+    state: RingKeyState,
     created_at: Timestamp,
 }
 
@@ -64,13 +74,17 @@ struct AnyFormat {
 impl KeyRing {
     /// Reads the file and checks all of it.
     pub fn load(path: &Path) -> Result<Self, KeyRingError> {
-        let text = read(path)?;
+        Self::parse(path, &read(path)?)
+    }
+
+    /// Checks the text of the file at `path`.
+    pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, KeyRingError> {
         let damaged = |detail: String| KeyRingError::Damaged { path: path.to_owned(), detail };
-        let any: AnyFormat = serde_json::from_str(&text).map_err(|error| damaged(without_content(&error)))?;
+        let any: AnyFormat = serde_json::from_str(text).map_err(|error| damaged(without_content(&error)))?;
         if any.format != FORMAT {
             return Err(KeyRingError::UnknownFormat { path: path.to_owned(), format: any.format });
         }
-        let content: Content<'_> = serde_json::from_str(&text).map_err(|error| damaged(without_content(&error)))?;
+        let content: Content<'_> = serde_json::from_str(text).map_err(|error| damaged(without_content(&error)))?;
         let (active, others) = wrappers(&content).map_err(|detail| damaged(detail.to_owned()))?;
         let file =
             RingFile { path: path.to_owned(), instance_id: content.instance_id.to_owned(), epoch: content.epoch };
@@ -91,7 +105,7 @@ impl KeyRing {
             format: FORMAT,
             instance_id: &instance_id,
             epoch: 0,
-            keys: vec![ContentKey { id: wrapper.id(), key: &encoded, state: DataKeyState::Active, created_at: now }],
+            keys: vec![ContentKey { id: wrapper.id(), key: &encoded, state: RingKeyState::Active, created_at: now }],
             mac: "",
         };
         let text = to_text(&wrapper, content)
@@ -99,6 +113,23 @@ impl KeyRing {
         create(path, &text, entropy)?;
         let file = RingFile { path: path.to_owned(), instance_id, epoch: 0 };
         Ok(Self { file: Some(file), active: Arc::new(wrapper), others: Vec::new() })
+    }
+
+    /// Adds a new key to the file at `path`, which from now on wraps; the others unwrap what they wrapped.
+    ///
+    /// The file changes as a whole or not at all. Each replica has a file of its own, and needs the new one before it
+    /// starts again.
+    pub fn add_key(path: &Path, entropy: &dyn Entropy, now: Timestamp) -> Result<Self, KeyRingError> {
+        let key = Zeroizing::new(entropy.bytes32());
+        let encoded = Zeroizing::new(BASE64.encode(key.as_slice()));
+        let wrapper = LocalKeyWrapper::new(key);
+        let added = ContentKey { id: wrapper.id(), key: &encoded, state: RingKeyState::Active, created_at: now };
+        rewrite(path, entropy, Some(added), |_| true)
+    }
+
+    /// Takes out of the file at `path` the keys that only unwrap and that are not in `needed`.
+    pub fn drop_keys(path: &Path, needed: &BTreeSet<String>, entropy: &dyn Entropy) -> Result<Self, KeyRingError> {
+        rewrite(path, entropy, None, |id| needed.contains(id))
     }
 
     /// A ring of one key, in memory alone; the instance id is then the database's.
@@ -158,6 +189,32 @@ pub fn new_instance_id(entropy: &dyn Entropy) -> String {
     HEXLOWER.encode(&bytes)
 }
 
+/// Writes a ring in place of the one at `path` and reads it back: with one more key, which is then the active one, and
+/// with those of the others that `keep` wants.
+fn rewrite(
+    path: &Path,
+    entropy: &dyn Entropy,
+    added: Option<ContentKey<'_>>,
+    keep: impl Fn(&str) -> bool,
+) -> Result<KeyRing, KeyRingError> {
+    KeyRing::load(path)?;
+    let text = read(path)?;
+    let failed = |error: serde_json::Error| KeyRingError::Write { path: path.to_owned(), source: error.into() };
+    let mut content: Content<'_> = serde_json::from_str(&text).map_err(failed)?;
+    if let Some(added) = added {
+        for key in &mut content.keys {
+            key.state = RingKeyState::DecryptOnly;
+        }
+        content.keys.push(added);
+    }
+    content.keys.retain(|key| key.state == RingKeyState::Active || keep(key.id));
+    let (active, _) = wrappers(&content)
+        .map_err(|detail| KeyRingError::Damaged { path: path.to_owned(), detail: detail.to_owned() })?;
+    let text = to_text(&active, content).map_err(failed)?;
+    replace(path, &text, entropy)?;
+    KeyRing::load(path)
+}
+
 /// The active key of a file and the others.
 fn wrappers(content: &Content<'_>) -> Result<(Arc<LocalKeyWrapper>, Vec<Arc<LocalKeyWrapper>>), &'static str> {
     let mut active = None;
@@ -173,9 +230,9 @@ fn wrappers(content: &Content<'_>) -> Result<(Arc<LocalKeyWrapper>, Vec<Arc<Loca
             return Err("a key is there twice");
         }
         match key.state {
-            DataKeyState::DecryptOnly => others.push(wrapper),
-            DataKeyState::Active if active.is_none() => active = Some(wrapper),
-            DataKeyState::Active => return Err("two keys are active"),
+            RingKeyState::DecryptOnly => others.push(wrapper),
+            RingKeyState::Active if active.is_none() => active = Some(wrapper),
+            RingKeyState::Active => return Err("two keys are active"),
         }
     }
     Ok((active.ok_or("no key is active")?, others))
@@ -216,7 +273,7 @@ mod tests {
     use super::*;
 
     /// Loads a file of keys that are all one byte each.
-    fn load(keys: &[(u8, DataKeyState)]) -> Result<KeyRing, KeyRingError> {
+    fn load(keys: &[(u8, RingKeyState)]) -> Result<KeyRing, KeyRingError> {
         let made: Vec<_> = keys
             .iter()
             .map(|(byte, _)| {
@@ -240,7 +297,7 @@ mod tests {
                 .collect(),
             mac: "",
         };
-        let signer = keys.iter().position(|(_, state)| *state == DataKeyState::Active).unwrap_or(0);
+        let signer = keys.iter().position(|(_, state)| *state == RingKeyState::Active).unwrap_or(0);
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("keys.json");
         fs::write(&path, to_text(&made[signer].1, content).unwrap()).unwrap();
@@ -250,7 +307,7 @@ mod tests {
 
     #[test]
     fn the_active_key_comes_first_wherever_it_stands() {
-        use DataKeyState::{Active, DecryptOnly};
+        use RingKeyState::{Active, DecryptOnly};
 
         let ring = load(&[(1, DecryptOnly), (2, Active), (3, DecryptOnly)]).unwrap();
         let ids: Vec<_> = ring.wrappers().iter().map(|wrapper| wrapper.id().to_owned()).collect();
@@ -264,7 +321,7 @@ mod tests {
 
     #[test]
     fn a_ring_with_two_active_keys_or_one_key_twice_is_refused() {
-        use DataKeyState::{Active, DecryptOnly};
+        use RingKeyState::{Active, DecryptOnly};
 
         for (keys, reason) in [
             (&[(1, Active), (2, Active)][..], "two keys are active"),

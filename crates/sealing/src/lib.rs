@@ -6,6 +6,8 @@
 
 mod associated;
 mod data_key;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod identity;
 mod key_ring;
 mod local_wrapper;

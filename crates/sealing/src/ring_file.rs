@@ -140,13 +140,7 @@ pub(crate) fn create(path: &Path, content: &[u8], entropy: &dyn Entropy) -> Resu
     if path.symlink_metadata().is_ok() {
         return Err(KeyRingError::Exists { path: path.to_owned() });
     }
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut random = [0; 8];
-    entropy.fill(&mut random);
-    let temporary = directory.join(format!(".key-ring-{}.new", HEXLOWER.encode(&random)));
+    let (directory, temporary) = beside(path, entropy);
     let result = write_new(&temporary, content)
         .and_then(|()| rename_new(&temporary, path))
         .and_then(|()| File::open(directory)?.sync_all());
@@ -159,6 +153,29 @@ pub(crate) fn create(path: &Path, content: &[u8], entropy: &dyn Entropy) -> Resu
             failed(source)
         }
     })
+}
+
+/// Writes the file in place of the one that is there, whole or not at all, also after a power cut.
+pub(crate) fn replace(path: &Path, content: &[u8], entropy: &dyn Entropy) -> Result<(), KeyRingError> {
+    let (directory, temporary) = beside(path, entropy);
+    let result = write_new(&temporary, content)
+        .and_then(|()| fs::rename(&temporary, path))
+        .and_then(|()| File::open(directory)?.sync_all());
+    result.map_err(|source| {
+        let _ = fs::remove_file(&temporary);
+        KeyRingError::Write { path: path.to_owned(), source }
+    })
+}
+
+/// The directory of a file, and a name in it that nothing has.
+fn beside<'p>(path: &'p Path, entropy: &dyn Entropy) -> (&'p Path, PathBuf) {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut random = [0; 8];
+    entropy.fill(&mut random);
+    (directory, directory.join(format!(".key-ring-{}.new", HEXLOWER.encode(&random))))
 }
 
 fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {

@@ -6,11 +6,11 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use valetkey_core::{Entropy, KeyWrapper, Secret};
+use valetkey_core::{Entropy, KeyWrapper, Secret, WrapError, constant_time_eq};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
-    DataKeyRow, OpenError, RecordIdentity, SealError, UnlockError,
+    DataKeyRow, DataKeyState, OpenError, RecordIdentity, SealError, UnlockError,
     associated::Domain,
     data_key,
     seal::{self, RootKey},
@@ -35,6 +35,8 @@ struct Shared {
 pub(crate) struct Keys {
     pub(crate) active: u32,
     pub(crate) by_id: BTreeMap<u32, Arc<RootKey>>,
+    /// Keys of the table that could not be unwrapped and that nothing is sealed with, with the reason.
+    pub(crate) missing: BTreeMap<u32, String>,
 }
 
 impl Sealer {
@@ -66,6 +68,43 @@ impl Sealer {
     /// The data key that seals.
     pub fn active_key(&self) -> u32 {
         self.keys().active
+    }
+
+    /// Whether a data key is here.
+    pub fn has_key(&self, key_id: u32) -> bool {
+        self.keys().by_id.contains_key(&key_id)
+    }
+
+    /// The highest id among the data keys that are here.
+    pub fn newest_key(&self) -> u32 {
+        self.keys().by_id.last_key_value().map_or(0, |(id, _)| *id)
+    }
+
+    /// Keys of the table that are not here, with the reason. Nothing is sealed with them.
+    pub fn missing_keys(&self) -> BTreeMap<u32, String> {
+        self.keys().missing.clone()
+    }
+
+    /// Whether the key table holds something that is not here yet.
+    pub fn is_behind(&self, rows: &[DataKeyRow]) -> bool {
+        let keys = self.keys();
+        rows.iter().any(|row| {
+            !keys.by_id.contains_key(&row.id) || (row.state == DataKeyState::Active && row.id != keys.active)
+        })
+    }
+
+    /// Whether the data key that `record` names is here. What is no record is not said to lack one.
+    pub fn can_open(&self, record: &[u8]) -> bool {
+        seal::key_id(record).map_or(true, |key_id| self.has_key(key_id))
+    }
+
+    /// Wraps a data key once more, by another key-encryption key, and sees that it can be had back.
+    pub async fn wrap_again(&self, key_id: u32, wrapper: &dyn KeyWrapper) -> Result<Vec<u8>, WrapError> {
+        let key = self.keys().by_id.get(&key_id).map(Arc::clone).ok_or(WrapError::Refused)?;
+        let context = data_key::context(&self.shared.instance, key_id);
+        let row = wrapper.wrap(&context, &key).await?;
+        let back = Zeroizing::new(wrapper.unwrap(&context, &row).await?);
+        if constant_time_eq(back.as_slice(), key.as_slice()) { Ok(row) } else { Err(WrapError::Refused) }
     }
 
     /// Seals `plaintext` for the place that `identity` names; [`OVERHEAD`](crate::OVERHEAD) bytes longer.

@@ -140,11 +140,24 @@ fn make(path: &Path) -> Result<(), DataDirError> {
     if path.exists() {
         return Ok(());
     }
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|source| DataDirError::Make { path: path.to_owned(), source })
+    let failed = |source: io::Error| DataDirError::Make { path: path.to_owned(), source };
+    let missing: Vec<&Path> =
+        path.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists()).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    for made in missing {
+        sync_name(made).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Keeps a new directory's name through a power cut. Whatever is synced inside of it is lost with its name, and nobody
+/// below syncs further up than the data directory itself.
+fn sync_name(made: &Path) -> io::Result<()> {
+    let above = match made.parent() {
+        Some(above) if !above.as_os_str().is_empty() => above,
+        _ => Path::new("."),
+    };
+    File::open(above)?.sync_all()
 }
 
 fn take_lock(path: &Path, holder: &str) -> Result<File, DataDirError> {

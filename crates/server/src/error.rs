@@ -2,11 +2,12 @@
 
 use std::{fmt::Write, io, net::SocketAddr, path::PathBuf};
 
+use valetkey_broker::BrokerError;
 use valetkey_jobs::JobsError;
 use valetkey_providers::{CatalogueError, OutboundError};
 use valetkey_store::StoreError;
 
-use crate::{data_dir::DataDirError, unlock::UnlockError};
+use crate::{data_dir::DataDirError, unlock::UnlockError, witness::WitnessError};
 
 /// Why the service could not start. What was there is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +54,12 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The witness of the restore guard.
+    #[error(transparent)]
+    Witness(#[from] WitnessError),
+    /// The restore guard could not raise the epoch.
+    #[error("the restore guard cannot use the database")]
+    Guard(#[source] BrokerError),
     /// The scheduled work.
     #[error(transparent)]
     Jobs(#[from] JobsError),
@@ -69,10 +76,19 @@ impl StartError {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::DataDir(error) => matches!(error, DataDirError::Held { .. }),
-            Self::Database(error) => error.is_unavailable(),
+            Self::Database(error) => error.is_unavailable() || is_key_service_away(error),
             _ => false,
         }
     }
+}
+
+/// Whether a key service did not answer, which it may do later.
+fn is_key_service_away(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::Unlock(valetkey_sealing::UnlockError::Unavailable { .. })
+            | StoreError::Wrap(valetkey_core::WrapError::Unavailable(_))
+    )
 }
 
 /// An error and its causes, each once.

@@ -3,7 +3,7 @@
 use std::{fs, io, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
 
 use url::Url;
-use valetkey_broker::{Broker, BrokerParts, BrokerSettings};
+use valetkey_broker::{Boundaries, Broker, BrokerParts, BrokerSettings};
 use valetkey_core::{Clock, Entropy, SystemClock, SystemEntropy};
 use valetkey_providers::{AuthorizationServer, Catalogue, HttpAuthorizationServer};
 use valetkey_store::{Database, DatabaseSettings, StoreError, TokenStore};
@@ -20,11 +20,20 @@ pub(crate) struct Means {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) authorization_server: Option<Arc<dyn AuthorizationServer>>,
+    pub(crate) boundaries: Boundaries,
+    /// False in the null control of the power-cut proof alone.
+    pub(crate) durable_commits: bool,
 }
 
 impl Default for Means {
     fn default() -> Self {
-        Self { clock: Arc::new(SystemClock::new()), entropy: Arc::new(SystemEntropy), authorization_server: None }
+        Self {
+            clock: Arc::new(SystemClock::new()),
+            entropy: Arc::new(SystemEntropy),
+            authorization_server: None,
+            boundaries: Boundaries::default(),
+            durable_commits: true,
+        }
     }
 }
 
@@ -53,8 +62,11 @@ impl Foundation {
         };
         let (data_dir, sealed) = hold(config, holder)?;
         let now = means.clock.now();
-        let unlock = unlock(&config.keyring, sealed, &*means.entropy, now)?;
+        let unlock = unlock(config, sealed, &*means.entropy, now)?;
         let database = connect(config).await?;
+        if !means.durable_commits {
+            database.without_durable_commits().await?;
+        }
         migrate(&database).await?;
         let store = match TokenStore::open(database.clone(), unlock, config.cache_bytes, &means.entropy, now).await {
             Ok(store) => store,
@@ -79,7 +91,9 @@ impl Foundation {
                 limits: config.limits.clone(),
                 refresh: config.refresh.clone(),
                 retention: config.retention.clone(),
+                keyring: config.rotation.clone(),
             },
+            boundaries: self.means.boundaries.clone(),
         })
     }
 }
@@ -88,7 +102,7 @@ impl Foundation {
 pub(crate) async fn migrate_alone(config: &Config, means: &Means) -> Result<u64, StartError> {
     let (_data_dir, sealed) = hold(config, "migrate")?;
     // A key ring that does not fit refuses here too: a database that cannot be opened is better left as it is.
-    unlock(&config.keyring, sealed, &*means.entropy, means.clock.now())?;
+    unlock(config, sealed, &*means.entropy, means.clock.now())?;
     let database = connect(config).await?;
     let ran = migrate(&database).await;
     database.close().await;

@@ -8,7 +8,11 @@ mod data_dir;
 mod environment;
 mod error;
 mod foundation;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+mod guard;
 mod json_lines;
+mod keyring;
 mod notify;
 mod operator;
 mod process;
@@ -16,14 +20,16 @@ mod server;
 mod socket;
 mod telemetry;
 mod unlock;
+mod witness;
 
 pub use cli::run;
 pub use config::{
-    CallLimits, Config, ConfigFault, ConfigFaults, DatabaseConfig, KeyringConfig, LoadedConfig, LogConfig, LogFormat,
-    Origin, ServerConfig, SettingInForce, Sources,
+    CallLimits, Config, ConfigFault, ConfigFaults, DatabaseConfig, GuardConfig, KeyringConfig, LoadedConfig, LogConfig,
+    LogFormat, Origin, ServerConfig, SettingInForce, Sources, TransitConfig, TransitTokenConfig,
 };
 pub use data_dir::{DataDir, DataDirError};
 pub use environment::Environment;
 pub use error::StartError;
 pub use server::{Server, ServerBuilder};
 pub use unlock::UnlockError;
+pub use witness::WitnessError;

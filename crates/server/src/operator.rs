@@ -10,9 +10,9 @@ use valetkey_broker::Broker;
 pub(crate) const PURGE: &str = "/v1/purge";
 
 /// The API as the command line sees it, with what is the operator's alone.
-pub(crate) fn router(api: &Api, broker: Broker) -> Router {
+pub(crate) fn router(api: &Api, broker: Broker, keyring: Router) -> Router {
     let beyond = Router::new().route(PURGE, post(purge)).with_state(broker);
-    api.local_router().merge(beyond).layer(as_command_line())
+    api.local_router().merge(beyond).merge(keyring).layer(as_command_line())
 }
 
 #[derive(Deserialize)]

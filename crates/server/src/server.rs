@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use url::Url;
 use valetkey_api::{Api, ApiSettings, X_VALETKEY_SPACE};
-use valetkey_broker::Broker;
+use valetkey_broker::{Boundaries, Broker};
 use valetkey_core::{Clock, Entropy, SpaceId};
 use valetkey_jobs::Jobs;
 use valetkey_providers::AuthorizationServer;
@@ -26,7 +26,8 @@ use crate::{
     config::Config,
     data_dir::socket_path,
     foundation::{Foundation, Means},
-    operator,
+    guard::Guard,
+    keyring, operator,
     socket::OperatorSocket,
 };
 
@@ -57,8 +58,9 @@ struct Listening {
     public_url: Url,
     broker: Broker,
     api: Api,
+    guard: Guard,
     jobs: Option<Jobs>,
-    /// What listens, and the sweep of the limits.
+    /// What listens, the sweep of the limits and the watch of the guard.
     tasks: Vec<JoinHandle<()>>,
     stopping: CancellationToken,
 }
@@ -92,10 +94,25 @@ impl ServerBuilder {
         self
     }
 
+    /// Tells this where refreshes stand: a proof ends the process there.
+    #[must_use]
+    pub fn boundaries(mut self, boundaries: Boundaries) -> Self {
+        self.means.boundaries = boundaries;
+        self
+    }
+
     /// Leaves the scheduled work to whoever calls the broker's functions.
     #[must_use]
     pub fn without_jobs(mut self) -> Self {
         self.config.jobs = false;
+        self
+    }
+
+    /// Acknowledges before it is safe, on SQLite: the null control of the power-cut proof. No setting reaches this.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn without_durable_commits(mut self) -> Self {
+        self.means.durable_commits = false;
         self
     }
 
@@ -175,6 +192,7 @@ impl Server {
         // What was gathered is written even when there is no time left to wait.
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
         let drained = listening.broker.drain(left).await;
+        listening.guard.finish().await;
         self.foundation.store.close().await;
         worked && answered && drained
     }
@@ -190,10 +208,17 @@ impl Listening {
         });
         let socket = socket.transpose()?;
         let broker = foundation.broker(config, public_url.clone());
+        // Before anything is presented or served.
+        let guard = Guard::start(config, &broker).await?;
         let jobs = if config.jobs { Some(Jobs::start(broker.clone()).await?) } else { None };
         let stopping = CancellationToken::new();
         let api = api(config, foundation, &broker, public_url.clone());
         let mut tasks = vec![tokio::spawn(sweep(api.clone(), stopping.clone()))];
+        let (hearing, until) = (broker.clone(), stopping.clone());
+        tasks.push(tokio::spawn(async move {
+            until.run_until_cancelled(hearing.hear()).await;
+        }));
+        tasks.push(tokio::spawn(guard.clone().watch(stopping.clone())));
         // Answers are small and one packet each: waiting for more to send only delays them.
         let listener = listener.tap_io(|stream| {
             let _ = stream.set_nodelay(true);
@@ -202,11 +227,11 @@ impl Listening {
         let serving = axum::serve(listener, service).with_graceful_shutdown(stopping.clone().cancelled_owned());
         tasks.push(tokio::spawn(async move { report(serving.await) }));
         if let Some(socket) = socket {
-            let router = operator::router(&api, broker.clone());
+            let router = operator::router(&api, broker.clone(), keyring::router(config, foundation, &broker));
             let serving = axum::serve(socket, router).with_graceful_shutdown(stopping.clone().cancelled_owned());
             tasks.push(tokio::spawn(async move { report(serving.await) }));
         }
-        Ok(Self { local_addr, public_url, broker, api, jobs, tasks, stopping })
+        Ok(Self { local_addr, public_url, broker, api, guard, jobs, tasks, stopping })
     }
 }
 
@@ -236,7 +261,8 @@ fn api(config: &Config, foundation: &Foundation, broker: &Broker, public_url: Ur
 
 /// What answers the operator's verbs, for a process that opened the database itself.
 pub(crate) fn local_router(config: &Config, foundation: &Foundation, broker: &Broker, public_url: Url) -> Router {
-    operator::router(&api(config, foundation, broker, public_url), broker.clone())
+    let keyring = keyring::router(config, foundation, broker);
+    operator::router(&api(config, foundation, broker, public_url), broker.clone(), keyring)
 }
 
 /// A request of the operator, about a space.

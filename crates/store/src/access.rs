@@ -65,7 +65,11 @@ impl TokenStore {
         let Some(key) = self.key_at(revision, key).await? else { return Ok(Access::default()) };
         let connector = self.connector_at(revision, connector).await?.filter(|found| found.space == key.space);
         let connection = match (&connector, row.try_get::<Option<&str>, _>(1)?) {
-            (Some(connector), Some(id)) => Some(Arc::new(call_row(connector, owner, label, id, &row)?)),
+            (Some(connector), Some(id)) => {
+                let stored = call_row(connector, owner, label, id, &row)?;
+                self.know_key_of(stored.access_token.as_deref()).await;
+                Some(Arc::new(stored))
+            }
             _ => None,
         };
         Ok(Access { key: Some(key), connector, connection })
@@ -140,6 +144,7 @@ fn call_row(
         refresh_expires_at: None,
         reconnect_by: None,
         refresh_due_at: instant(row.try_get(14)?),
+        next_try_at: None,
         refreshing: parse(TABLE, "refreshing", id, row.try_get(15)?)?,
         last_attempt: None,
         rejected_at: instant(row.try_get(16)?),

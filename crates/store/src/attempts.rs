@@ -1,11 +1,12 @@
 //! Attempts: recorded before a refresh token leaves, ended by whoever holds them.
 
-use sqlx::{FromRow, Row};
+use sqlx::FromRow;
 use valetkey_core::{Attempt, AttemptId, AttemptState, Connection, ConnectionId, Fingerprint, Timestamp};
 
 use crate::{
     StoreError, TokenStore,
     db::{on_db, on_db_write},
+    group_rows::{EndRow, MarkRow, RecordRow, Write, Written},
     rows::{instant, parse},
     sql::attempts as sql,
 };
@@ -29,6 +30,8 @@ pub struct NewAttempt {
     pub lease_until: Timestamp,
     /// Names what is presented.
     pub fingerprint: Fingerprint,
+    /// Whether a hold does not keep it back: presenting this token twice harms nothing.
+    pub despite_hold: bool,
     /// Now.
     pub now: Timestamp,
 }
@@ -100,28 +103,10 @@ impl TokenStore {
     /// Takes the one attempt of a generation, durably. `None`: somebody else holds it, it may not be repeated yet or at
     /// all, or the generation is over.
     pub async fn record_attempt(&self, new: &NewAttempt) -> Result<Option<HeldAttempt>, StoreError> {
-        let sent_at = (new.state == AttemptState::Sent).then_some(new.now.as_millis());
-        on_db_write!(&self.db, |pool| {
-            let row = sqlx::query(sql::RECORD)
-                .bind(new.connection_id.to_string())
-                .bind(new.generation)
-                .bind(new.id.to_string())
-                .bind(new.state.as_str())
-                .bind(&new.holder)
-                .bind(new.lease_until.as_millis())
-                .bind(sent_at)
-                .bind(new.fingerprint.as_str())
-                .bind(new.now.as_millis())
-                .fetch_optional(pool)
-                .await?;
-            let Some(row) = row else { return Ok(None) };
-            let id: String = row.try_get("id")?;
-            Ok(Some(HeldAttempt {
-                id: parse(TABLE, "id", &id, &id)?,
-                send_no: row.try_get("send_no")?,
-                first_sent_at: instant(row.try_get("first_sent_at")?),
-            }))
-        })
+        match self.commit_shared(new.connection_id, Write::Record(RecordRow::of(new))).await? {
+            Written::Held(held) => Ok(held),
+            Written::Done(_) => Ok(None),
+        }
     }
 
     /// The second mark, right before the first byte.
@@ -132,17 +117,9 @@ impl TokenStore {
         holder: &str,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let marked = on_db_write!(&self.db, |pool| {
-            sqlx::query(sql::MARK_SENT)
-                .bind(connection.to_string())
-                .bind(generation)
-                .bind(holder)
-                .bind(now.as_millis())
-                .execute(pool)
-                .await?
-                .rows_affected()
-        });
-        Ok(marked == 1)
+        let row =
+            MarkRow { connection: connection.to_string(), generation, holder: holder.to_owned(), now: now.as_millis() };
+        Ok(self.commit_shared(connection, Write::MarkSent(row)).await?.is_done())
     }
 
     /// The attempt of a generation.
@@ -160,21 +137,16 @@ impl TokenStore {
         holder: &str,
         end: EndAttempt<'_>,
     ) -> Result<bool, StoreError> {
-        let ended = on_db_write!(&self.db, |pool| {
-            sqlx::query(sql::END)
-                .bind(connection.id.to_string())
-                .bind(connection.generation)
-                .bind(holder)
-                .bind(end.state.as_str())
-                .bind(end.outcome)
-                .bind(end.now.as_millis())
-                .bind(end.next_try_at.as_millis())
-                .bind(end.now.as_millis())
-                .execute(pool)
-                .await?
-                .rows_affected()
-        });
-        Ok(ended == 1)
+        let row = EndRow {
+            connection: connection.id.to_string(),
+            generation: connection.generation,
+            holder: holder.to_owned(),
+            state: end.state.as_str(),
+            outcome: end.outcome.to_owned(),
+            next_try_at: end.next_try_at.as_millis(),
+            now: end.now.as_millis(),
+        };
+        Ok(self.commit_shared(connection.id, Write::End(row)).await?.is_done())
     }
 
     /// Attempts whose lease is over and whose end nobody wrote: a process died. Only those changed after `since`.

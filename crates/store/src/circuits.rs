@@ -1,5 +1,7 @@
 //! Circuits: a connector whose registration the provider refuses is left alone, but for a probe now and then.
 
+use std::sync::atomic::Ordering;
+
 use valetkey_core::{ConnectorId, SpaceId, Timestamp};
 
 use crate::{
@@ -51,7 +53,7 @@ impl TokenStore {
         now: Timestamp,
         next_probe_at: Timestamp,
     ) -> Result<i64, StoreError> {
-        Ok(on_db_write!(&self.db, |pool| {
+        let failures = on_db_write!(&self.db, |pool| {
             sqlx::query_scalar(sql::admin::OPEN_CIRCUIT)
                 .bind(connector.to_string())
                 .bind(code)
@@ -59,7 +61,14 @@ impl TokenStore {
                 .bind(next_probe_at.as_millis())
                 .fetch_one(pool)
                 .await?
-        }))
+        });
+        self.circuit_changes.fetch_add(1, Ordering::Release);
+        Ok(failures)
+    }
+
+    /// How often this process has changed a circuit: while the number stands, what was read before still holds here.
+    pub fn circuit_changes(&self) -> u64 {
+        self.circuit_changes.load(Ordering::Acquire)
     }
 
     /// Closes a circuit; `false` if it was not open.
@@ -67,6 +76,7 @@ impl TokenStore {
         let closed = on_db_write!(&self.db, |pool| {
             sqlx::query(sql::admin::CLOSE_CIRCUIT).bind(connector.to_string()).execute(pool).await?.rows_affected()
         });
+        self.circuit_changes.fetch_add(1, Ordering::Release);
         Ok(closed > 0)
     }
 
@@ -123,6 +133,7 @@ impl TokenStore {
                 .await?
                 .rows_affected()
         });
+        self.circuit_changes.fetch_add(1, Ordering::Release);
         Ok(claimed > 0)
     }
 }

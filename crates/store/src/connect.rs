@@ -249,6 +249,7 @@ impl TokenStore {
         let (Some(id), Some(record)) = (connect.revoke_replaced, &row.refresh_token) else { return Ok(()) };
         let space = &connect.connector.space;
         let identity = texts.identity(TokenKind::Refresh, space, connect.label, row.generation);
+        self.know_key_of(Some(record)).await;
         let old = self.sealer.open_secret(&identity, record).map_err(|source| StoreError::Open {
             column: REFRESH_TOKEN,
             row: texts.id.clone(),
@@ -305,6 +306,7 @@ fn connected(connect: &Connect<'_>, id: ConnectionId, generation: i64, created_a
         refresh_expires_at: tokens.refresh_expires_at,
         reconnect_by: tokens.reconnect_by,
         refresh_due_at: connect.due_at,
+        next_try_at: connect.due_at,
         refreshing: valetkey_core::Refreshing::Ok,
         last_attempt: None,
         rejected_at: None,

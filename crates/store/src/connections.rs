@@ -168,7 +168,7 @@ impl TokenStore {
                 .fetch_optional(pool)
                 .await?
         });
-        self.remember(epoch, row)
+        self.remember(epoch, row).await
     }
 
     /// The connection, whatever its status and space.
@@ -184,7 +184,7 @@ impl TokenStore {
         let epoch = self.cache.epoch();
         let row: Option<ConnectionRow> =
             on_db!(&self.db, |pool| sqlx::query_as(sql::FIND).bind(id.to_string()).fetch_optional(pool).await?);
-        self.remember(epoch, row)
+        self.remember(epoch, row).await
     }
 
     /// Makes the connection of a connector with client credentials, without tokens and at generation 0; the attempt of
@@ -211,13 +211,14 @@ impl TokenStore {
         Ok(())
     }
 
-    fn remember(
+    async fn remember(
         &self,
         epoch: crate::cache::Epoch,
         row: Option<ConnectionRow>,
     ) -> Result<Option<Arc<StoredConnection>>, StoreError> {
         let Some(row) = row else { return Ok(None) };
         let stored = Arc::new(StoredConnection::try_from(row)?);
+        self.know_key_of(stored.access_token.as_deref()).await;
         self.cache.put_connection(epoch, &stored);
         Ok(Some(stored))
     }
@@ -238,12 +239,20 @@ impl TokenStore {
                 .await?
         });
         match record.flatten() {
-            Some(record) => self.open_token(connection, TokenKind::Refresh, &record).map(Some),
+            Some(record) => {
+                self.know_key_of(Some(&record)).await;
+                self.open_token(connection, TokenKind::Refresh, &record).map(Some)
+            }
             None => Ok(None),
         }
     }
 
-    fn open_token(&self, connection: &Connection, kind: TokenKind, record: &[u8]) -> Result<Secret, StoreError> {
+    pub(crate) fn open_token(
+        &self,
+        connection: &Connection,
+        kind: TokenKind,
+        record: &[u8],
+    ) -> Result<Secret, StoreError> {
         let texts = Texts::of(connection.id, &connection.owner, connection.connector_id);
         let identity = texts.identity(kind, &connection.space, &connection.label, connection.generation);
         let column = identity.column;

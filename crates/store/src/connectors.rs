@@ -132,7 +132,15 @@ fn same_client(left: &Connector, right: &Connector) -> bool {
         && left.grant == right.grant
 }
 
-fn identity<'a>(space: &'a str, id: &'a str, secrets_no: i64) -> RecordIdentity<'a> {
+/// A connector's client secrets as they are stored.
+#[derive(Debug, Clone)]
+pub(crate) struct SealedSecrets {
+    space: String,
+    record: Vec<u8>,
+    number: i64,
+}
+
+pub(crate) fn identity<'a>(space: &'a str, id: &'a str, secrets_no: i64) -> RecordIdentity<'a> {
     RecordIdentity {
         space,
         table: TABLE,
@@ -286,16 +294,28 @@ impl TokenStore {
 
     /// Opens a connector's client secrets, in the order in which they are tried; none once they were erased.
     pub async fn connector_secrets(&self, connector: &Connector) -> Result<Vec<Secret>, StoreError> {
-        let id = connector.id.to_string();
+        match self.sealed_secrets(connector.id).await? {
+            Some(sealed) => self.open_secrets(connector.id, &sealed),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    pub(crate) async fn sealed_secrets(&self, id: ConnectorId) -> Result<Option<SealedSecrets>, StoreError> {
         let row: Option<(String, Vec<u8>, i64)> = on_db!(&self.db, |pool| {
-            sqlx::query_as(sql::admin::FIND_CONNECTOR_SECRETS).bind(id.as_str()).fetch_optional(pool).await?
+            sqlx::query_as(sql::admin::FIND_CONNECTOR_SECRETS).bind(id.to_string()).fetch_optional(pool).await?
         });
-        let Some((space, sealed, secrets_no)) = row.filter(|(_, sealed, _)| !sealed.is_empty()) else {
-            return Ok(Vec::new());
-        };
+        Ok(row.filter(|(_, record, _)| !record.is_empty()).map(|(space, record, number)| SealedSecrets {
+            space,
+            record,
+            number,
+        }))
+    }
+
+    pub(crate) fn open_secrets(&self, id: ConnectorId, sealed: &SealedSecrets) -> Result<Vec<Secret>, StoreError> {
+        let id = id.to_string();
         let list = self
             .sealer
-            .open_secret(&identity(&space, &id, secrets_no), &sealed)
+            .open_secret(&identity(&sealed.space, &id, sealed.number), &sealed.record)
             .map_err(|source| StoreError::Open { column: SECRETS, row: id.clone(), source })?;
         from_json(TABLE, SECRETS, &id, list.expose())
     }
@@ -346,15 +366,20 @@ impl TokenStore {
 
     /// Notes whether a refresh brought a new refresh token. One that did is never forgotten.
     pub async fn observe_rotation(&self, id: ConnectorId, rotated: bool) -> Result<(), StoreError> {
-        let changed = on_db_write!(&self.db, |pool| {
+        let mut tx = self.db.begin_write().await?;
+        let changed = on_tx!(&mut tx, |executor| {
             sqlx::query(sql::admin::OBSERVE_ROTATION)
                 .bind(id.to_string())
                 .bind(rotated)
                 .bind(UNROTATED_MAX)
-                .execute(pool)
+                .execute(executor)
                 .await?
                 .rows_affected()
         });
+        if changed > 0 {
+            next_revision(&mut tx).await?;
+        }
+        tx.commit().await?;
         if changed > 0 {
             self.cache.forget_connector(id);
         }

@@ -3,12 +3,15 @@
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use sqlx::{
-    Postgres, Sqlite, Transaction,
+    Connection as _, Executor as _, Postgres, Sqlite, Transaction,
     postgres::{PgConnectOptions, PgPool, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
 };
 
 use crate::{StoreError, migrations};
+
+/// After so long a connection to PostgreSQL is asked whether it still is one.
+const IDLE: Duration = Duration::from_secs(2);
 
 /// Which database to open.
 #[derive(Debug, Clone)]
@@ -148,6 +151,22 @@ impl Db {
                     .acquire_timeout(Duration::from_secs(5))
                     .max_lifetime(Duration::from_secs(600))
                     .test_before_acquire(false)
+                    // After an outage nobody meets the ends of connections that lay idle. Busy ones cost no round trip.
+                    .before_acquire(|connection, meta| {
+                        Box::pin(async move {
+                            if meta.idle_for > IDLE {
+                                connection.ping().await?;
+                            }
+                            Ok(true)
+                        })
+                    })
+                    // A process that is frozen inside of a transaction must not keep rows from the others.
+                    .after_connect(|connection, _| {
+                        Box::pin(async move {
+                            connection.execute("SET idle_in_transaction_session_timeout = '10s'").await?;
+                            Ok(())
+                        })
+                    })
                     .connect_with(options)
                     .await?;
                 Ok(Self::Postgres(pool))
@@ -207,6 +226,17 @@ impl Database {
     /// Refuses a schema that is newer or older than this program.
     pub async fn check_schema(&self) -> Result<(), StoreError> {
         migrations::check(&self.db).await
+    }
+
+    /// SQLite no longer syncs a commit before it is acknowledged: the null control of the power-cut proof, which has to
+    /// see that something is lost then. No setting reaches this.
+    #[doc(hidden)]
+    pub async fn without_durable_commits(&self) -> Result<(), StoreError> {
+        if let Db::Sqlite(pools) = &self.db {
+            // The one writer's connection, which is never replaced.
+            sqlx::query("PRAGMA synchronous = NORMAL").execute(&pools.write).await?;
+        }
+        Ok(())
     }
 
     /// Closes all connections.

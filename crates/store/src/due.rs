@@ -1,10 +1,12 @@
 //! Due refreshes: a narrow table whose rows move forward when they are claimed.
 
-use valetkey_core::{ConnectionId, Timestamp};
+use valetkey_core::{Connection, ConnectionId, Timestamp};
 
 use crate::{
     StoreError, TokenStore,
-    db::{Db, on_db_write},
+    connections::put_due,
+    db::{Db, on_db_write, on_tx},
+    group_rows::{DueRow, Write},
     rows::parse,
     sql::connections as sql,
 };
@@ -33,10 +35,29 @@ impl TokenStore {
         ids.iter().map(|id| parse("due", "connection_id", id, id)).collect()
     }
 
+    /// Gives a token set another due point, for as long as it lasts.
+    pub async fn put_due_point(&self, connection: &Connection, due_at: Option<Timestamp>) -> Result<(), StoreError> {
+        let mut tx = self.db.begin_write().await?;
+        let changed = on_tx!(&mut tx, |executor| {
+            sqlx::query(sql::SET_DUE_POINT)
+                .bind(connection.id.to_string())
+                .bind(connection.generation)
+                .bind(due_at.map(Timestamp::as_millis))
+                .execute(executor)
+                .await?
+                .rows_affected()
+        });
+        if changed == 1 {
+            put_due(&mut tx, connection.id, due_at).await?;
+        }
+        tx.commit().await?;
+        self.cache.forget_connection(connection.id);
+        Ok(())
+    }
+
     /// Moves the due point of a connection, or takes it away.
     pub async fn move_due(&self, connection: ConnectionId, due_at: Option<Timestamp>) -> Result<(), StoreError> {
-        let mut tx = self.db.begin_write().await?;
-        crate::connections::put_due(&mut tx, connection, due_at).await?;
-        tx.commit().await
+        self.commit_shared(connection, Write::MoveDue(DueRow::of(connection, due_at))).await?;
+        Ok(())
     }
 }

@@ -55,6 +55,9 @@ pub enum StoreError {
         #[source]
         source: OpenError,
     },
+    /// A transaction that several writes shared failed as a whole.
+    #[error("the commit that this write shared with others failed")]
+    Shared(#[source] std::sync::Arc<StoreError>),
     /// A row holds what no version of this program writes.
     #[error("row {row} of {table} holds an unreadable {column}")]
     Inconsistent {
@@ -75,11 +78,30 @@ impl StoreError {
 
     /// Whether the database itself could not be reached, so that a later try may work.
     pub fn is_unavailable(&self) -> bool {
-        matches!(
-            self,
-            Self::Database(
+        match self {
+            Self::Shared(error) => error.is_unavailable(),
+            Self::Database(sqlx::Error::Database(error)) => error.code().is_some_and(|code| is_away(&code)),
+            Self::Database(error) => matches!(
+                error,
                 sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed
-            )
-        )
+            ),
+            _ => false,
+        }
     }
+
+    /// Whether the same write may work later: everything that a database says of itself, and nothing that it says of the
+    /// statement.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Shared(error) => error.may_pass(),
+            Self::Database(sqlx::Error::Database(error)) => error.kind() == sqlx::error::ErrorKind::Other,
+            Self::Database(error) => !matches!(error, sqlx::Error::PoolClosed),
+            _ => false,
+        }
+    }
+}
+
+/// PostgreSQL starts, stops, takes no more connections, or was demoted under us.
+fn is_away(code: &str) -> bool {
+    code.starts_with("08") || code.starts_with("57P") || code == "53300" || code == "25006"
 }

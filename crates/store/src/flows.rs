@@ -171,7 +171,7 @@ impl TryFrom<FlowRow> for FlowRecord {
 }
 
 /// The identity of a sealed field of a flow.
-fn identity<'a>(
+pub(crate) fn identity<'a>(
     column: &'static str,
     space: &'a str,
     row: &'a str,
@@ -390,6 +390,9 @@ impl TokenStore {
             Some(text) => from_json(TABLE, "kept", &flow.id.to_string(), &text)?,
             None => std::collections::BTreeMap::new(),
         };
+        for record in [&row.code, &row.verifier, &row.nonce] {
+            self.know_key_of(record.as_deref()).await;
+        }
         Ok(Some(Redemption {
             code: self.open_flow(flow, "code", row.code.as_deref())?,
             verifier: self.open_flow(flow, "verifier", row.verifier.as_deref())?,

@@ -12,7 +12,7 @@ use crate::{
     sql,
 };
 
-const INSTANCE_ID: &str = "instance_id";
+pub(crate) const INSTANCE_ID: &str = "instance_id";
 const FIRST_KEY: u32 = 1;
 
 /// What unlocks a database.
@@ -82,13 +82,13 @@ impl TokenStore {
                 None => return Err(StoreError::inconsistent("instance", "value", INSTANCE_ID)),
             }
         };
-        if let Some(ring) = unlock.instance.filter(|ring| *ring != instance) {
+        if let Some(ring) = unlock.instance.clone().filter(|ring| *ring != instance) {
             return Err(StoreError::ForeignKeyRing { ring, database: instance });
         }
         // An empty key table is refused here: it was written together with the instance.
         let keys = list_data_keys(&db).await?;
         let sealer = Sealer::unlock(&instance, &keys, &unlock.wrappers, Arc::clone(entropy)).await?;
-        Ok(Self::assemble(db, sealer, cache_bytes))
+        Ok(Self::assemble(db, sealer, unlock.wrappers, cache_bytes))
     }
 
     /// The instance that the database belongs to.
@@ -121,7 +121,7 @@ async fn find_instance(db: &Db) -> Result<Option<String>, StoreError> {
     }))
 }
 
-async fn list_data_keys(db: &Db) -> Result<Vec<DataKeyRow>, StoreError> {
+pub(crate) async fn list_data_keys(db: &Db) -> Result<Vec<DataKeyRow>, StoreError> {
     let rows: Vec<KeyTableRow> = on_db!(db, |pool| sqlx::query_as(sql::admin::LIST_DATA_KEYS).fetch_all(pool).await?);
     rows.into_iter().map(DataKeyRow::try_from).collect()
 }
@@ -143,6 +143,7 @@ async fn found(db: &Db, unlock: &Unlock, entropy: &dyn Entropy, now: Timestamp) 
         if first == 0 {
             return Ok(());
         }
+        sqlx::query(sql::admin::INSERT_GUARD).execute(&mut *connection).await?;
         sqlx::query(sql::admin::INSERT_DATA_KEY)
             .bind(i64::from(key.id))
             .bind(key.state.as_str())

@@ -26,6 +26,19 @@ fn instant_micros(at: Timestamp) -> i64 {
     at.as_millis().saturating_mul(1_000)
 }
 
+fn wait(until: i64, at: i64) -> Duration {
+    Duration::from_micros(u64::try_from(until.saturating_sub(at)).unwrap_or(0))
+}
+
+/// What was taken from a quota for many at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slots {
+    /// How many were taken: the first of the waits belong to them.
+    pub taken: usize,
+    /// How long each has to wait before it may go, or, if nothing was taken for it, before it is worth asking again.
+    pub waits: Vec<Duration>,
+}
+
 fn pause_name(name: &str) -> String {
     format!("paused:{name}")
 }
@@ -41,8 +54,8 @@ impl LocalQuotas {
         self.ready_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `Ok` if one was taken; else when the quota is whole again, and until when it is paused.
-    fn take(&self, name: &str, pause: &str, at: i64, interval: i64, tolerance: i64) -> Result<(), (i64, i64)> {
+    /// `Ok` with when the quota is whole again, if it was taken from; else that, and until when it is paused.
+    fn take(&self, name: &str, pause: &str, at: i64, interval: i64, tolerance: i64) -> Result<i64, (i64, i64)> {
         let mut rows = self.rows();
         let paused_until = rows.get(pause).copied().unwrap_or(0);
         let whole_at = rows.get(name).copied();
@@ -50,8 +63,9 @@ impl LocalQuotas {
         if refused {
             return Err((whole_at.unwrap_or(0), paused_until));
         }
-        rows.insert(name.to_owned(), whole_at.unwrap_or(at).max(at).saturating_add(interval));
-        Ok(())
+        let whole_at = whole_at.unwrap_or(at).max(at).saturating_add(interval);
+        rows.insert(name.to_owned(), whole_at);
+        Ok(whole_at)
     }
 
     fn pause(&self, pause: String, until: i64) {
@@ -83,9 +97,71 @@ impl TokenStore {
         let interval = micros(per).max(1);
         let tolerance = interval.saturating_mul(i64::from(burst.max(1)) - 1);
         let at = instant_micros(now);
+        Ok(self.take_from(name, at, interval, tolerance).await?.map(drop).map_err(|(whole_at, paused_until)| {
+            let free_at = if whole_at == 0 { 0 } else { whole_at.saturating_sub(tolerance) };
+            wait(free_at.max(paused_until), at).max(Duration::from_micros(1))
+        }))
+    }
+
+    /// Takes up to `want` from a quota at once, those included that are free within `horizon`: taken now, each to be
+    /// used when its own wait is over. Says how many were taken, and of all that were wanted how long each has to wait.
+    pub async fn take_slots(
+        &self,
+        name: &str,
+        (per, burst): (Duration, u32),
+        horizon: Duration,
+        want: usize,
+        now: Timestamp,
+    ) -> Result<Slots, StoreError> {
+        let interval = micros(per).max(1);
+        let at = instant_micros(now);
+        let burst = interval.saturating_mul(i64::from(burst.max(1)) - 1);
+        let tolerance = burst.saturating_add(micros(horizon));
+        let mut asked = i64::try_from(want).unwrap_or(i64::MAX).min(tolerance / interval + 1);
+        let mut first = at;
+        let mut taken = 0;
+        // The second time asks for what the first has seen to be left.
+        for _ in 0..2 {
+            if asked <= 0 {
+                break;
+            }
+            let cost = interval.saturating_mul(asked);
+            match self.take_from(name, at, cost, tolerance - interval * (asked - 1)).await? {
+                Ok(whole_at) => {
+                    (first, taken) = (whole_at.saturating_sub(cost), asked);
+                    break;
+                }
+                Err((_, paused_until)) if paused_until > at => {
+                    first = paused_until.saturating_add(burst);
+                    break;
+                }
+                Err((whole_at, _)) => {
+                    first = whole_at.max(at);
+                    asked = asked.min((at.saturating_add(tolerance).saturating_sub(whole_at)).div_euclid(interval) + 1);
+                }
+            }
+        }
+        let waits = (0..want)
+            .map(|number| {
+                let number = i64::try_from(number).unwrap_or(i64::MAX);
+                wait(first.saturating_add(interval.saturating_mul(number)).saturating_sub(burst), at)
+            })
+            .collect();
+        Ok(Slots { taken: usize::try_from(taken).unwrap_or(0), waits })
+    }
+
+    /// Takes what costs `interval`, if the quota is whole again within `tolerance`; else says when it is whole again, and
+    /// until when it is paused.
+    async fn take_from(
+        &self,
+        name: &str,
+        at: i64,
+        interval: i64,
+        tolerance: i64,
+    ) -> Result<Result<i64, (i64, i64)>, StoreError> {
         let pause = pause_name(name);
-        let taken = match &self.db {
-            Db::Sqlite(_) => self.quotas.take(name, &pause, at, interval, tolerance),
+        match &self.db {
+            Db::Sqlite(_) => Ok(self.quotas.take(name, &pause, at, interval, tolerance)),
             Db::Postgres(pool) => {
                 let taken: Option<i64> = sqlx::query_scalar(sql::admin::TAKE_QUOTA)
                     .bind(name)
@@ -95,14 +171,12 @@ impl TokenStore {
                     .bind(pause.as_str())
                     .fetch_optional(pool)
                     .await?;
-                if taken.is_some() { Ok(()) } else { Err(self.refused_quota(name, &pause).await?) }
+                match taken {
+                    Some(whole_at) => Ok(Ok(whole_at)),
+                    None => Ok(Err(self.refused_quota(name, &pause).await?)),
+                }
             }
-        };
-        Ok(taken.map_err(|(whole_at, paused_until)| {
-            let free_at = if whole_at == 0 { 0 } else { whole_at.saturating_sub(tolerance) };
-            let wait = free_at.max(paused_until).saturating_sub(at).max(1);
-            Duration::from_micros(u64::try_from(wait).unwrap_or(1))
-        }))
+        }
     }
 
     /// When a quota is whole again and until when it is paused.

@@ -235,6 +235,7 @@ impl TokenStore {
         let mut claimed = Vec::with_capacity(rows.len());
         for row in rows {
             let id = row.id.clone();
+            self.know_key_of(row.token.as_deref()).await;
             match self.claimed(row) {
                 Ok(one) => claimed.push(one),
                 // One row that does not open must not hold up the others: it ends here, and says so.

@@ -75,6 +75,9 @@ pub(crate) struct ConnectionRow {
     pub(crate) weakly_bound: bool,
     pub(crate) created_at: i64,
     pub(crate) updated_at: i64,
+    /// Read only where the statement joins `due`.
+    #[sqlx(default)]
+    pub(crate) next_try_at: Option<i64>,
     /// Read only where the statement joins `connection_usage`.
     #[sqlx(default)]
     pub(crate) last_used_at: Option<i64>,
@@ -152,6 +155,7 @@ impl TryFrom<ConnectionRow> for StoredConnection {
             refresh_expires_at: instant(row.refresh_expires_at),
             reconnect_by: instant(row.reconnect_by),
             refresh_due_at: instant(row.refresh_due_at),
+            next_try_at: instant(row.next_try_at),
             refreshing: parse(TABLE, "refreshing", &row.id, &row.refreshing)?,
             last_attempt,
             rejected_at: instant(row.rejected_at),

@@ -1,5 +1,6 @@
 //! Settle: what a refresh brought, or failed to bring.
 
+use data_encoding::HEXLOWER;
 use serde_json::json;
 use valetkey_core::{
     AttemptId, AuditEvent, Connection, Label, ReauthReason, RevocationId, RevocationReason, Secret, SpaceId, Timestamp,
@@ -11,6 +12,7 @@ use crate::{
     audit::write_audit,
     connections::{Texts, put_due},
     db::{Tx, on_tx},
+    group_rows::{DueRow, FailingRow, SettleRow, Write},
     revocations::{QueuedToken, queue_token},
     rows::{millis, to_json},
     sql::connections as sql,
@@ -25,6 +27,8 @@ pub struct Settle<'a> {
     pub attempt: AttemptId,
     /// The tokens; its refresh token is what must be presented next, new or kept.
     pub tokens: &'a TokenSet,
+    /// Whether that refresh token is the one that was presented: not this answer's to revoke, should it come too late.
+    pub kept_refresh_token: bool,
     /// Scopes that are granted now.
     pub granted_scopes: &'a [String],
     /// When the next refresh is due.
@@ -56,47 +60,58 @@ impl TokenStore {
         };
         let access = seal(TokenKind::Access, &tokens.access_token)?;
         let refresh = tokens.refresh_token.as_ref().map(|token| seal(TokenKind::Refresh, token)).transpose()?;
+        let row = SettleRow {
+            connection: texts.id.clone(),
+            generation: connection.generation,
+            scopes: to_json(&settle.granted_scopes),
+            token_type: tokens.token_type.clone(),
+            access: HEXLOWER.encode(&access),
+            refresh: refresh.map(|record| HEXLOWER.encode(&record)),
+            fingerprint: tokens.access_token.fingerprint().as_str().to_owned(),
+            issued_at: tokens.issued_at.as_millis(),
+            expires_at: millis(tokens.expires_at),
+            refresh_expires_at: millis(tokens.refresh_expires_at),
+            due_at: millis(settle.due_at),
+            now: settle.now.as_millis(),
+        };
+        if self.commit_shared(connection.id, Write::Settle(Box::new((row, audit.clone())))).await?.is_done() {
+            return Ok(Settled::Stored);
+        }
+        self.settle_late(settle, &texts, audit.clone()).await
+    }
+
+    /// The generation is over, or the connection was revoked: the tokens are nobody's.
+    async fn settle_late(
+        &self,
+        settle: &Settle<'_>,
+        texts: &Texts,
+        mut audit: AuditEvent,
+    ) -> Result<Settled, StoreError> {
+        let connection = settle.connection;
         let mut tx = self.db.begin_write().await?;
-        let stored = on_tx!(&mut tx, |executor| {
-            sqlx::query(sql::SETTLE)
-                .bind(&texts.id)
-                .bind(connection.generation)
-                .bind(to_json(&settle.granted_scopes))
-                .bind(&tokens.token_type)
-                .bind(&access)
-                .bind(&refresh)
-                .bind(tokens.access_token.fingerprint().as_str())
-                .bind(tokens.issued_at.as_millis())
-                .bind(millis(tokens.expires_at))
-                .bind(millis(tokens.refresh_expires_at))
-                .bind(millis(settle.due_at))
-                .bind(settle.now.as_millis())
-                .execute(executor)
-                .await?
-                .rows_affected()
-        }) == 1;
+        let found: Option<(i64, Option<String>)> = on_tx!(&mut tx, |executor| {
+            sqlx::query_as(crate::sql::groups::FIND_SETTLED).bind(&texts.id).fetch_optional(executor).await?
+        });
+        let ours = settle.tokens.access_token.fingerprint();
+        if found == Some((connection.generation + 1, Some(ours.as_str().to_owned()))) {
+            // A settle whose commit was in doubt took place: what is stored is not late, and must not be revoked.
+            return Ok(Settled::Stored);
+        }
         on_tx!(&mut tx, |executor| {
-            sqlx::query(crate::sql::attempts::SETTLE)
+            sqlx::query(crate::sql::attempts::SETTLE_LATE)
                 .bind(&texts.id)
                 .bind(connection.generation)
-                .bind(if stored { "settled" } else { "late" })
                 .bind(settle.now.as_millis())
                 .execute(executor)
                 .await?;
         });
-        let mut audit = audit.clone();
-        if stored {
-            put_due(&mut tx, connection.id, settle.due_at).await?;
-        } else {
-            self.queue_late(&mut tx, settle, &texts).await?;
-            if let Some(detail) = audit.detail.as_object_mut() {
-                detail.insert("late".to_owned(), json!(true));
-            }
+        self.queue_late(&mut tx, settle, texts).await?;
+        if let Some(detail) = audit.detail.as_object_mut() {
+            detail.insert("late".to_owned(), json!(true));
         }
         write_audit(&mut tx, &audit).await?;
         tx.commit().await?;
-        self.cache.forget_connection(connection.id);
-        Ok(if stored { Settled::Stored } else { Settled::Late })
+        Ok(Settled::Late)
     }
 
     /// Tokens that nobody may use any more: sealed anew under the revocation's own identity, and queued.
@@ -104,7 +119,11 @@ impl TokenStore {
         let (refresh_id, access_id) = settle.late_ids;
         let connection = settle.connection;
         let late = [
-            (TokenKind::Refresh, refresh_id, settle.tokens.refresh_token.as_ref()),
+            (
+                TokenKind::Refresh,
+                refresh_id,
+                settle.tokens.refresh_token.as_ref().filter(|_| !settle.kept_refresh_token),
+            ),
             (TokenKind::Access, access_id, Some(&settle.tokens.access_token)),
         ];
         for (kind, id, token) in late {
@@ -168,23 +187,14 @@ impl TokenStore {
         next_try_at: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let mut tx = self.db.begin_write().await?;
-        let marked = on_tx!(&mut tx, |executor| {
-            sqlx::query(sql::MARK_FAILING)
-                .bind(connection.id.to_string())
-                .bind(connection.generation)
-                .bind(outcome)
-                .bind(now.as_millis())
-                .execute(executor)
-                .await?
-                .rows_affected()
-        }) == 1;
-        if marked {
-            put_due(&mut tx, connection.id, next_try_at).await?;
-        }
-        tx.commit().await?;
-        self.cache.forget_connection(connection.id);
-        Ok(marked)
+        let row = FailingRow {
+            connection: connection.id.to_string(),
+            generation: connection.generation,
+            outcome: outcome.to_owned(),
+            now: now.as_millis(),
+        };
+        let due = DueRow::of(connection.id, next_try_at);
+        Ok(self.commit_shared(connection.id, Write::Failing(row, due)).await?.is_done())
     }
 }
 

@@ -1,22 +1,31 @@
 //! The facade.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicU64};
 
-use valetkey_core::{ApiKey, Connector, ConnectorId, KeyId, SpaceId, UserId};
+use valetkey_core::{ApiKey, Connector, ConnectorId, KeyId, KeyWrapper, SpaceId, UserId};
 use valetkey_sealing::Sealer;
 
-use crate::{Engine, cache::Cache, connections::OwnerTokens, db::Db, quotas::LocalQuotas};
+use crate::{
+    Engine, cache::Cache, connections::OwnerTokens, data_keys::DataKeys, db::Db, group::Committer, prepare::Client,
+    quotas::LocalQuotas,
+};
 
 /// The encrypted token store. Cheap to clone.
 #[derive(Clone)]
 pub struct TokenStore {
     pub(crate) db: Db,
     pub(crate) sealer: Sealer,
+    pub(crate) data_keys: Arc<DataKeys>,
     pub(crate) cache: Arc<Cache>,
     pub(crate) quotas: Arc<LocalQuotas>,
     /// Keys and connectors of PostgreSQL, with the revision under which they were read.
     pub(crate) shared_keys: Arc<Shared<KeyId, ApiKey>>,
     pub(crate) shared_connectors: Arc<Shared<ConnectorId, Connector>>,
+    /// The same for refreshes, with the sealed client secrets, on both engines.
+    pub(crate) clients: Arc<Shared<ConnectorId, Client>>,
+    /// Counts what this process changes about circuits.
+    pub(crate) circuit_changes: Arc<AtomicU64>,
+    pub(crate) committer: Arc<Committer>,
 }
 
 /// What replicas keep in memory of rows that change rarely: valid only at the revision of the same call.
@@ -27,7 +36,7 @@ const SHARED: usize = 10_000;
 
 impl TokenStore {
     /// Puts an unlocked store together. Rows are cached only where this process is the only writer.
-    pub(crate) fn assemble(db: Db, sealer: Sealer, cache_bytes: u64) -> Self {
+    pub(crate) fn assemble(db: Db, sealer: Sealer, wrappers: Vec<Arc<dyn KeyWrapper>>, cache_bytes: u64) -> Self {
         let cache = match db.engine() {
             Engine::Sqlite => Cache::new(cache_bytes),
             Engine::Postgres => Cache::off(),
@@ -35,10 +44,14 @@ impl TokenStore {
         Self {
             db,
             sealer,
+            data_keys: Arc::new(DataKeys::new(wrappers)),
             cache: Arc::new(cache),
             quotas: Arc::default(),
             shared_keys: Arc::new(Shared::new(SHARED)),
             shared_connectors: Arc::new(Shared::new(SHARED)),
+            clients: Arc::new(Shared::new(SHARED)),
+            circuit_changes: Arc::default(),
+            committer: Arc::default(),
         }
     }
 

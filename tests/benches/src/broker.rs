@@ -21,7 +21,7 @@ pub(crate) struct Place {
 }
 
 /// The key-encryption key of a database that lives for one run.
-const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+pub(crate) const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 /// Starts the broker, imports what is missing, and serves until the parent closes our input.
 pub(crate) async fn serve(place: &Place) -> anyhow::Result<()> {
@@ -54,7 +54,7 @@ pub(crate) async fn serve(place: &Place) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn administrator() -> Caller {
+pub(crate) fn administrator() -> Caller {
     Caller {
         kind: CallerKind::CommandLine,
         space: SpaceId::default_space(),
@@ -63,7 +63,7 @@ fn administrator() -> Caller {
     }
 }
 
-async fn connector(broker: &Broker, admin: &Caller) -> anyhow::Result<ConnectorId> {
+pub(crate) async fn connector(broker: &Broker, admin: &Caller) -> anyhow::Result<ConnectorId> {
     let found = broker.list_connectors(admin, None, 1).await?;
     if let Some(connector) = found.first() {
         return Ok(connector.id);
@@ -93,23 +93,34 @@ async fn connector(broker: &Broker, admin: &Caller) -> anyhow::Result<ConnectorI
 }
 
 async fn import(broker: &Broker, admin: &Caller, connector: ConnectorId, count: usize) -> anyhow::Result<()> {
-    let expires_at = valetkey_core::Timestamp::from_millis(0).plus(Duration::from_secs(4_000_000_000));
     for number in 0..count {
-        let line = ImportLine {
-            connector_id: connector,
-            user_id: Some(format!("u-{number}").parse()?),
-            label: Label::none(),
-            access_token: Some(Secret::from(format!("access-token-{number:027}"))),
-            refresh_token: Some(Secret::from(format!("refresh-token-{number:026}"))),
-            expires_at: Some(expires_at),
-            refresh_expires_at: None,
-            scopes: None,
-            replace: false,
-        };
-        match broker.import(admin, &line).await {
-            Ok(_) | Err(valetkey_broker::BrokerError::ConnectionExists) => {}
-            Err(error) => return Err(error.into()),
-        }
+        import_one(broker, admin, connector, number, false).await?;
     }
     Ok(())
+}
+
+/// Imports one user's connection; what is there already stays, unless it is to be replaced.
+pub(crate) async fn import_one(
+    broker: &Broker,
+    admin: &Caller,
+    connector: ConnectorId,
+    number: usize,
+    replace: bool,
+) -> anyhow::Result<()> {
+    let expires_at = valetkey_core::Timestamp::from_millis(0).plus(Duration::from_secs(4_000_000_000));
+    let line = ImportLine {
+        connector_id: connector,
+        user_id: Some(format!("u-{number}").parse()?),
+        label: Label::none(),
+        access_token: Some(Secret::from(format!("access-token-{number:027}"))),
+        refresh_token: Some(Secret::from(format!("refresh-token-{number:026}"))),
+        expires_at: Some(expires_at),
+        refresh_expires_at: None,
+        scopes: None,
+        replace,
+    };
+    match broker.import(admin, &line).await {
+        Ok(_) | Err(valetkey_broker::BrokerError::ConnectionExists) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, process::Stdio};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     process::{Child, ChildStdin, Command},
 };
 
@@ -24,7 +24,7 @@ pub(crate) struct Ready {
 pub(crate) struct Server {
     pub(crate) ready: Ready,
     process: Child,
-    _until: ChildStdin,
+    until: ChildStdin,
 }
 
 impl Server {
@@ -41,7 +41,17 @@ impl Server {
         let until = process.stdin.take().context("the server has no input")?;
         let line = BufReader::new(stdout).lines().next_line().await?.context("the server ended before it was ready")?;
         let ready = serde_json::from_str(&line).context("the server's first line is not what it should be")?;
-        Ok(Self { ready, process, _until: until })
+        Ok(Self { ready, process, until })
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub(crate) async fn kill(mut self) -> anyhow::Result<()> {
+        Ok(self.process.kill().await?)
+    }
+
+    /// Says a line to it.
+    pub(crate) async fn tell(&mut self, line: &str) -> anyhow::Result<()> {
+        Ok(self.until.write_all(format!("{line}\n").as_bytes()).await?)
     }
 
     /// Processor time so far, in seconds; `None` where `/proc` cannot be read.

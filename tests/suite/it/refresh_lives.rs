@@ -132,6 +132,60 @@ engine_tests! {
         app.fetch(&connector, "u-1").await.expect_problem(409, "reconnect-required").done();
     }
 
+    async fn a_refresh_token_that_ends_before_its_access_token_is_not_presented_and_takes_nothing_with_it(app: TestApp) {
+        let connector = living(&app, 3_600).await;
+        let seeded = app
+            .seed_import_with(&connector, &["u-1"], |_, line| line["refresh_expires_at"] = later(&app, seconds(900)))
+            .await;
+        let id = &seeded[0].connection_id;
+        app.advance(seconds(901));
+        app.run(Work::Refresh).await;
+        let shown = app.connection(id).await;
+        assert_eq!((&shown["status"], &shown["refreshing"]), (&json!("active"), &json!("ok")));
+        assert_eq!((&shown["refresh_due_at"], &shown["next_try_at"]), (&shown["expires_at"], &shown["expires_at"]));
+        for _ in 0..3 {
+            app.advance(seconds(890));
+            app.run(Work::Refresh).await;
+            let current = app.fetch_with(&connector, "u-1", json!({ "min_ttl": 1_000 })).await.expect(200);
+            assert_eq!(current.json["generation"], 1);
+            app.landed().await;
+        }
+        let current = app.fetch(&connector, "u-1").await.expect(200);
+        let rejected = json!({ "rejected": current.json["fingerprint"] });
+        let refused = app.fetch_with(&connector, "u-1", rejected).await;
+        refused.expect_problem(409, "rejected-not-refreshable").done();
+        app.advance_to_expiry(id).await;
+        app.run(Work::Refresh).await;
+        assert_eq!(app.connection(id).await["needs_reauth"]["reason"], "refresh_token_expired");
+        app.fetch(&connector, "u-1").await.expect_problem(409, "reconnect-required").done();
+        assert_eq!(app.refreshes(&connector).len(), 0, "it was never presented");
+    }
+
+    async fn a_caller_finds_out_as_well_that_both_tokens_have_ended(app: TestApp) {
+        let connector = living(&app, 3_600).await;
+        app.seed_import_with(&connector, &["u-1"], |_, line| line["refresh_expires_at"] = later(&app, seconds(900))).await;
+        app.advance(seconds(3_601));
+        let ended = app.fetch(&connector, "u-1").await.expect_problem(409, "reconnect-required");
+        assert_eq!(ended.json["reason"], "refresh_token_expired");
+        assert_eq!(app.refreshes(&connector).len(), 0);
+    }
+
+    async fn a_token_without_an_end_outlives_its_refresh_token(app: TestApp) {
+        let connector = living(&app, 3_600).await;
+        let seeded = app
+            .seed_import_with(&connector, &["u-1"], |_, line| {
+                line["expires_at"] = Value::Null;
+                line["refresh_expires_at"] = later(&app, seconds(900));
+            })
+            .await;
+        app.advance(seconds(901));
+        app.run(Work::Refresh).await;
+        let shown = app.connection(&seeded[0].connection_id).await;
+        assert_eq!((&shown["status"], &shown["next_try_at"]), (&json!("active"), &Value::Null));
+        app.fetch(&connector, "u-1").await.expect(200).done();
+        assert_eq!(app.refreshes(&connector).len(), 0);
+    }
+
     async fn a_connection_without_a_refresh_token_is_served_to_its_end(app: TestApp) {
         let connector = living(&app, 3_600).await;
         let seeded = app.seed_import_with(&connector, &["u-1"], |_, line| line["refresh_token"] = Value::Null).await;

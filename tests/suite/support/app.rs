@@ -6,6 +6,7 @@ use serde_json::Value;
 use valetkey_broker::{Broker, NewKey};
 use valetkey_core::{Caller, CallerKind, Clock, ConnectorId, ManualClock, Role, SpaceId, Timestamp};
 use valetkey_jobs::Work;
+use valetkey_providers::{Catalogue, HttpAuthorizationServer};
 use valetkey_sandbox::{Control, Sandbox};
 use valetkey_server::{Config, Server};
 
@@ -19,6 +20,7 @@ pub struct TestApp {
     engine: Engine,
     http: reqwest::Client,
     config: Config,
+    deadline: Option<Duration>,
     keys: BTreeMap<&'static str, String>,
     server: Option<Server>,
     sandbox: Sandbox,
@@ -58,13 +60,14 @@ impl TestApp {
             change(&mut config);
         }
         let clock = TestClock { server: Arc::new(ManualClock::new()), sandbox: sandbox.control() };
-        let server = serve(&config, &clock).await;
+        let server = serve(&config, &clock, setup.deadline).await;
         let engine = setup.engine;
         let mut app = Self {
             clock,
             engine,
             http: client::http(),
             config,
+            deadline: setup.deadline,
             keys: BTreeMap::new(),
             server: Some(server),
             sandbox,
@@ -94,13 +97,20 @@ impl TestApp {
     /// Stops the server and starts it again on the same data; its port changes.
     pub async fn restart(&mut self) {
         self.stop().await;
-        self.server = Some(serve(&self.config, &self.clock).await);
+        self.server = Some(serve(&self.config, &self.clock, self.deadline).await);
+    }
+
+    /// The same with another configuration from now on.
+    pub async fn restart_with(&mut self, change: impl FnOnce(&mut Config)) {
+        self.stop().await;
+        change(&mut self.config);
+        self.restart().await;
     }
 
     /// A second server on the same database, as a replica; PostgreSQL only.
     pub async fn replica(&self) -> Server {
         assert_eq!(self.engine, Engine::Postgres, "only PostgreSQL has replicas");
-        serve(&self.config, &self.clock).await
+        serve(&self.config, &self.clock, self.deadline).await
     }
 
     /// The engine that this test runs on.
@@ -181,8 +191,13 @@ impl TestApp {
     }
 }
 
-async fn serve(config: &Config, clock: &TestClock) -> Server {
-    let builder = Server::builder(config.clone()).clock(clock.server.clone());
+async fn serve(config: &Config, clock: &TestClock, deadline: Option<Duration>) -> Server {
+    let mut builder = Server::builder(config.clone()).clock(clock.server.clone());
+    if let Some(deadline) = deadline {
+        let catalogue = Arc::new(Catalogue::load(config.providers_directory.as_deref()).expect("the catalogue"));
+        let outside = HttpAuthorizationServer::new(catalogue, config.outbound.clone(), clock.server.clone());
+        builder = builder.authorization_server(Arc::new(outside.expect("an HTTP client").with_deadline(deadline)));
+    }
     let builder = if config.jobs { builder } else { builder.without_jobs() };
     builder.start().await.expect("a server")
 }

@@ -17,6 +17,7 @@ pub const RETURN_URL: &str = "https://app.example/connected";
 #[derive(Debug, Clone)]
 pub struct ConnectorSpec {
     by_discovery: bool,
+    names_endpoints: bool,
     body: Map<String, Value>,
     client: ClientSettings,
 }
@@ -44,7 +45,7 @@ impl ConnectorSpec {
             "origins": [ORIGIN],
         });
         let Value::Object(body) = body else { unreachable!("it is one") };
-        Self { by_discovery: true, body, client: ClientSettings::new(client_id, secret) }
+        Self { by_discovery: true, names_endpoints: true, body, client: ClientSettings::new(client_id, secret) }
     }
 
     /// The same with the endpoints written down, and nothing known of accounts.
@@ -91,6 +92,13 @@ impl ConnectorSpec {
         self.with("scopes", json!(scopes))
     }
 
+    /// Leaves the endpoints to the profile.
+    #[must_use]
+    pub fn without_endpoints(mut self) -> Self {
+        self.names_endpoints = false;
+        self
+    }
+
     /// Any member of the connector, as `POST /v1/connectors` names it.
     #[must_use]
     pub fn with(mut self, member: &str, value: Value) -> Self {
@@ -110,7 +118,7 @@ impl ConnectorSpec {
         let mut body = self.body.clone();
         if self.by_discovery {
             body.entry("issuer").or_insert(json!(provider));
-        } else {
+        } else if self.names_endpoints {
             body.entry("endpoints").or_insert(json!({
                 "authorization": format!("{provider}/authorize"),
                 "token": format!("{provider}/token"),

@@ -207,6 +207,40 @@ impl TestApp {
     }
 }
 
+/// An attempt as its row says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptRow {
+    /// Where it stands.
+    pub state: String,
+    /// What was seen last.
+    pub outcome: String,
+    /// Not to be repeated before this.
+    pub next_try_at: Timestamp,
+}
+
+impl TestApp {
+    /// The last attempt of a connection, read beside the server.
+    pub async fn attempt(&self, connection: &str) -> AttemptRow {
+        let statement = AssertSqlSafe(format!(
+            "SELECT state, COALESCE(outcome, ''), next_try_at FROM attempts WHERE connection_id = '{connection}' \
+             ORDER BY generation DESC LIMIT 1"
+        ));
+        let (state, outcome, next_try_at): (String, String, i64) = match &self.config().database {
+            DatabaseConfig::Sqlite { path } => {
+                let options = SqliteConnectOptions::new().filename(path);
+                let mut beside = SqliteConnection::connect_with(&options).await.expect("the database opens");
+                sqlx::query_as(statement).fetch_one(&mut beside).await
+            }
+            DatabaseConfig::Postgres { url } => {
+                let mut beside = PgConnection::connect(url.expose()).await.expect("the server answers");
+                sqlx::query_as(statement).fetch_one(&mut beside).await
+            }
+        }
+        .expect("an attempt");
+        AttemptRow { state, outcome, next_try_at: Timestamp::from_millis(next_try_at) }
+    }
+}
+
 /// Does one kind of scheduled work at another server.
 pub async fn run_at(server: &Server, work: valetkey_jobs::Work) -> String {
     valetkey_jobs::run(server.broker(), work).await.expect("the work is done")

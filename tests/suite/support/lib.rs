@@ -51,11 +51,13 @@ mod connector;
 mod database;
 mod engine;
 pub mod extra;
+pub mod faults;
 mod flow;
 mod home;
 mod import;
 mod pool;
 mod setup;
+pub mod transit;
 mod witness;
 
 pub use answer::Answer;

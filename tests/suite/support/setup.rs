@@ -1,6 +1,6 @@
 //! What an app is started with.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use valetkey_sandbox::SandboxSettings;
 use valetkey_server::Config;
@@ -14,19 +14,27 @@ pub struct Setup {
     pub(crate) engine: Engine,
     pub(crate) changes: Vec<Change>,
     pub(crate) sandbox: SandboxSettings,
+    pub(crate) deadline: Option<Duration>,
 }
 
 impl Setup {
     /// The defaults of the service, and a sandbox that consents by itself and knows any account.
     pub fn on(engine: Engine) -> Self {
         let sandbox = SandboxSettings { clients: Vec::new(), any_account: true, ..SandboxSettings::automatic() };
-        Self { engine, changes: Vec::new(), sandbox }
+        Self { engine, changes: Vec::new(), sandbox, deadline: None }
     }
 
     /// Changes the server's configuration.
     #[must_use]
     pub fn config(mut self, change: impl FnOnce(&mut Config) + Send + 'static) -> Self {
         self.changes.push(Box::new(change));
+        self
+    }
+
+    /// Gives providers this long to answer, in real time, instead of twenty seconds.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
         self
     }
 

@@ -42,7 +42,10 @@ pub(crate) async fn confirm(
 ) -> Response {
     let Ok(flow) = flow.parse::<FlowId>() else { return turned_away(&api, address, PageFailure::NotFound) };
     if !is_from_our_page(request.headers(), &api.settings().public_url) {
-        return turned_away(&api, address, PageFailure::NotConfirmed);
+        return match api.broker().refuse_form(flow).await {
+            Ok(()) => turned_away(&api, address, PageFailure::NotConfirmed),
+            Err(error) => internal(error),
+        };
     }
     let headers = request.headers().clone();
     let Some(choice) = choice_of(request).await else {
@@ -97,6 +100,14 @@ fn is_from_our_page(headers: &HeaderMap, public_url: &Url) -> bool {
     }
 }
 
+/// Whether a form says that it came from another site. One that says nothing, as from an old browser, does not.
+pub(super) fn is_from_elsewhere(headers: &HeaderMap, public_url: &Url) -> bool {
+    let ours = public_url.origin().ascii_serialization();
+    let origins = headers.get_all(header::ORIGIN);
+    let another_origin = origins.iter().any(|origin| origin != "null" && origin.as_bytes() != ours.as_bytes());
+    another_origin || headers.get(SEC_FETCH_SITE).is_some_and(|site| site == "cross-site" || site == "same-site")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,6 +140,33 @@ mod tests {
             &[],
         ] {
             assert!(!from_ours(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_form_that_names_another_site_is_from_elsewhere() {
+        let elsewhere = |pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            is_from_elsewhere(&headers, &Url::parse("https://connect.example/base/").expect("an address"))
+        };
+        for ours in [
+            &[][..],
+            &[("origin", "https://connect.example")],
+            &[("origin", "null"), ("sec-fetch-site", "same-origin")],
+            &[("sec-fetch-site", "none")],
+        ] {
+            assert!(!elsewhere(ours), "{ours:?}");
+        }
+        for bad in [
+            &[("origin", "https://evil.example")][..],
+            &[("origin", "https://connect.example"), ("origin", "https://evil.example")],
+            &[("origin", "null"), ("sec-fetch-site", "cross-site")],
+            &[("sec-fetch-site", "same-site")],
+        ] {
+            assert!(elsewhere(bad), "{bad:?}");
         }
     }
 

@@ -6,9 +6,10 @@ use axum::{
     response::Response,
 };
 use serde::Serialize;
+use valetkey_broker::PageFailure;
 use valetkey_core::Secret;
 
-use super::{internal, transport, turned_away, with_cookie};
+use super::{confirm::is_from_elsewhere, internal, transport, turned_away, with_cookie};
 use crate::{
     Api,
     answer::json,
@@ -67,6 +68,13 @@ pub(crate) async fn open_connect(
         Ok(Err(failure)) => return turned_away(&api, address, failure),
         Err(error) => return internal(error),
     };
+    // Another site may not press our button: the page that names what is about to happen would be skipped.
+    if is_from_elsewhere(&headers, &api.settings().public_url) {
+        return match broker.refuse_link(&ticket.0).await {
+            Ok(()) => turned_away(&api, address, PageFailure::NotConfirmed),
+            Err(error) => internal(error),
+        };
+    }
     let cookies = RequestCookies::of(&headers);
     let opened = match broker.open_flow(&ticket.0, &|name: &str| cookies.get(name)).await {
         Ok(Ok(opened)) => opened,

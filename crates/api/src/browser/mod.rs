@@ -9,6 +9,8 @@ mod query;
 pub(crate) use callback::callback;
 pub(crate) use confirm::{confirm, confirm_reloaded};
 pub(crate) use connect::{open_connect, show_connect};
+#[cfg(feature = "fuzzing")]
+pub(crate) use query::callback_query;
 
 use std::sync::Arc;
 

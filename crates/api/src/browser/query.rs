@@ -7,7 +7,7 @@ use valetkey_core::Secret;
 
 /// Reads the provider's answer (RFC 6749, section 4.1.2; RFC 9207). Unknown parameters are kept aside, for what a profile
 /// wants; of those, one that comes twice is dropped.
-pub(super) fn callback_query(raw: &str) -> CallbackQuery {
+pub(crate) fn callback_query(raw: &str) -> CallbackQuery {
     let mut query = CallbackQuery::default();
     let mut seen_twice = Vec::new();
     for (name, value) in url::form_urlencoded::parse(raw.as_bytes()) {

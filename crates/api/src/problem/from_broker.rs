@@ -57,6 +57,12 @@ impl From<BrokerError> for Problem {
             BrokerError::ProviderUnavailable { retry_after, .. } => {
                 Self::new(ProblemCode::ProviderUnavailable).retry_after(retry_after)
             }
+            BrokerError::InHold { since, retry_after } => {
+                Self::with(ProblemCode::ProviderUnavailable, "A hold keeps refreshes back until an operator ends it.")
+                    .member("reason", "hold")
+                    .member("since", json!(since))
+                    .retry_after(retry_after)
+            }
             BrokerError::ClientRefused { retry_after, .. } => {
                 Self::new(ProblemCode::ClientRefused).retry_after(retry_after)
             }
@@ -189,6 +195,7 @@ mod tests {
             BrokerError::Limited { limit: "starts", retry_after: wait },
             BrokerError::ProviderUnavailable { code: "timeout", retry_after: wait },
             BrokerError::ClientRefused { code: "planted".to_owned(), retry_after: wait },
+            BrokerError::InHold { since: Timestamp::from_millis(1_700_000_000_000), retry_after: wait },
         ] {
             let response = Problem::from(error).into_response();
             assert_eq!(response.headers()[header::RETRY_AFTER], "3");

@@ -7,6 +7,7 @@ use axum::{
 };
 use serde::Serialize;
 use utoipa::ToSchema;
+use valetkey_core::{HoldReason, Timestamp};
 
 use crate::{
     Api,
@@ -25,6 +26,30 @@ pub(super) struct Health {
     status: &'static str,
 }
 
+/// Whether it can serve.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Readiness {
+    /// `ok`.
+    #[schema(example = "ok")]
+    status: &'static str,
+    /// The hold in force. It keeps nobody from being served an unexpired token: an operator has to look, a load balancer has
+    /// not.
+    #[schema(required)]
+    hold: Option<HeldOut>,
+}
+
+/// A hold: refreshes and revocations wait for an operator.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Hold)]
+pub(super) struct HeldOut {
+    /// `behind_witness`, `foreign_witness`, `unreadable_witness` or `operator`.
+    #[schema(value_type = String, example = "behind_witness")]
+    reason: HoldReason,
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    since: Timestamp,
+}
+
 /// Ask whether the process lives.
 #[utoipa::path(get, path = "/health/live", operation_id = "check_liveness", tag = "health",
     responses((status = OK, description = "It lives", body = Health)))]
@@ -34,15 +59,15 @@ pub(super) async fn live() -> Answered<Health> {
 
 /// Ask whether the process can serve.
 #[utoipa::path(get, path = "/health/ready", operation_id = "check_readiness", tag = "health",
-    responses((status = OK, description = "It can", body = Health)))]
-pub(super) async fn ready(State(api): State<Api>) -> Answered<Health> {
+    responses((status = OK, description = "It can", body = Readiness)))]
+pub(super) async fn ready(State(api): State<Api>) -> Answered<Readiness> {
     if api.is_draining() {
         return Err(Problem::new(ProblemCode::NotReady).member("reason", "shutting_down"));
     }
-    match api.broker().ping().await {
-        Ok(()) => ok(Health { status: "ok" }),
-        Err(error) => Err(Problem::new(ProblemCode::NotReady).member("reason", "database").caused_by(error)),
-    }
+    let not_ready = |error| Problem::new(ProblemCode::NotReady).member("reason", "database").caused_by(error);
+    api.broker().ping().await.map_err(not_ready)?;
+    let hold = api.broker().hold().await.map_err(not_ready)?;
+    ok(Readiness { status: "ok", hold: hold.map(|hold| HeldOut { reason: hold.reason, since: hold.since }) })
 }
 
 /// Read the numbers of this process.

@@ -10,6 +10,7 @@ mod connectors;
 mod disconnect;
 mod flows;
 mod health;
+mod hold;
 mod import;
 mod keys;
 mod providers;
@@ -97,7 +98,10 @@ pub(crate) fn network(api: &Api) -> Router {
 
 /// The router of the socket in the data directory.
 pub(crate) fn local(api: &Api) -> Router {
-    assemble(api, Router::new().route("/v1/spaces", post(spaces::create_space).get(spaces::list_spaces)))
+    let more = Router::new()
+        .route("/v1/spaces", post(spaces::create_space).get(spaces::list_spaces))
+        .route("/v1/hold", get(hold::show_hold).post(hold::begin_hold).delete(hold::release_hold));
+    assemble(api, more)
 }
 
 fn assemble(api: &Api, more: Router<Api>) -> Router {

@@ -129,6 +129,10 @@ pub(crate) struct ConnectionOut {
     /// When the next refresh is due.
     #[schema(value_type = Option<String>, format = DateTime, required)]
     refresh_due_at: Option<Timestamp>,
+    /// When a refresh is tried next: at the due point, or after the pause that the last try led to. Absent where nothing
+    /// is to be refreshed.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    next_try_at: Option<Timestamp>,
     /// `ok` or `failing`.
     #[schema(value_type = String, example = "ok")]
     refreshing: Refreshing,
@@ -170,6 +174,7 @@ impl From<Connection> for ConnectionOut {
             refresh_expires_at: connection.refresh_expires_at,
             reconnect_by: connection.reconnect_by,
             refresh_due_at: connection.refresh_due_at,
+            next_try_at: connection.next_try_at,
             refreshing: connection.refreshing,
             last_attempt: connection.last_attempt.map(|last| LastAttemptOut { outcome: last.outcome, at: last.at }),
             weakly_bound: connection.weakly_bound,

@@ -10,4 +10,5 @@ mod outcomes;
 mod requests;
 mod revocation;
 mod support;
+mod transit;
 mod validation;

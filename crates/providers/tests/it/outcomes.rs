@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use valetkey_core::{Endpoints, ReauthReason};
-use valetkey_providers::{NotSent, OutboundSettings, TokenOutcome, UnknownOutcome};
+use valetkey_core::{Clock, Endpoints, ManualClock, ReauthReason};
+use valetkey_providers::{AuthorizationServer, NotSent, OutboundSettings, TokenOutcome, UnknownOutcome};
 
 use crate::support::{
     Act, PROFILE_HEAD, Server, connector, generic, loopback, provider, provider_with, provider_with_profile, quirky,
@@ -65,6 +65,19 @@ fn answers() -> Vec<(Act, &'static str)> {
         (Act::json(500, r#"{"error":"invalid_grant"}"#), "server_error"),
         (Act::answer(502, HTML, "<h1>Bad Gateway</h1>"), "server_error"),
         (Act::json(503, r#"{"error":"temporarily_unavailable"}"#), "server_error"),
+        (Act::json(200, r#"{"access_token":"a","refresh_token":"r\u0000"}"#), "unusable_refresh_token"),
+        (Act::json(200, r#"{"access_token":"a","refresh_token":7}"#), "unusable_refresh_token"),
+        (Act::json(200, r#"{"access_token":"a","refresh_token":""}"#), "granted"),
+        (Act::json(200, r#"{"access_token":"a","refresh_token":null}"#), "granted"),
+        (Act::json(200, "null"), "unreadable"),
+        (Act::json(200, "17"), "unreadable"),
+        (Act::json(204, ""), "unreadable"),
+        (Act::json(400, r#"{"error":["invalid_grant"]}"#), "no_error_code"),
+        (Act::json(409, "{}"), "no_error_code"),
+        (Act::json(425, "{}"), "too_early"),
+        (Act::json(504, "{}"), "server_error"),
+        (Act::answer(301, "location: /elsewhere\r\n", ""), "redirect"),
+        (Act::answer(308, "location: /elsewhere\r\n", ""), "redirect"),
         (Act::answer(302, "location: /elsewhere\r\n", ""), "redirect"),
         (Act::answer(307, "location: http://169.254.169.254/\r\n", ""), "redirect"),
     ]
@@ -76,6 +89,17 @@ fn silences() -> Vec<(Act, &'static str)> {
         (Act::SayAndClose(String::new()), "connection_lost"),
         (Act::SayAndClose("HTTP/1.1 200".to_owned()), "connection_lost"),
         (Act::SayAndClose("no HTTP at all\r\n\r\n".to_owned()), "connection_lost"),
+        (Act::SayAndClose("HTTP/1.1 200 X\r\ncontent-le".to_owned()), "connection_lost"),
+        (
+            Act::answer(200, &"x-padding: nobody reads this\r\n".repeat(200), r#"{"access_token":"a"}"#),
+            "connection_lost",
+        ),
+        (Act::answer(200, &format!("x-padding: {}\r\n", "a".repeat(1 << 20)), "{}"), "connection_lost"),
+        (Act::SayAndClose("HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"a\"".to_owned()), "truncated"),
+        (
+            Act::SayAndClose("HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\nnot a number\r\n".to_owned()),
+            "truncated",
+        ),
         (
             Act::SayAndClose("HTTP/1.1 200 X\r\ncontent-length: 90\r\n\r\n{\"access_token\":\"a\"}".to_owned()),
             "truncated",
@@ -328,4 +352,46 @@ async fn a_request_that_meets_a_dying_connection_is_not_repeated() {
     assert_eq!(refresh(&provider, &connector).await.code(), "granted");
     assert_eq!(refresh(&provider, &connector).await.code(), "connection_lost");
     assert_eq!(server.seen().len(), 2, "the refresh token was presented once in each call");
+}
+
+#[tokio::test]
+async fn a_compressed_answer_is_neither_asked_for_nor_unpacked() {
+    // Ten megabytes of zeros in a gzip of ten kilobytes would be announced so.
+    let body = "\u{1f}\u{8b}".to_owned() + &"A".repeat(10_000);
+    let server = Server::start(vec![Act::answer(200, "content-encoding: gzip\r\n", &body)]).await;
+    let outcome = refresh(&provider(&server), &generic(&server)).await;
+    assert!(matches!(outcome, TokenOutcome::Unknown(UnknownOutcome::Unreadable)), "{outcome:?}");
+    assert_eq!(server.seen()[0].header("accept-encoding"), None);
+}
+
+#[tokio::test]
+async fn a_providers_clock_is_measured_and_lives_are_counted_by_ours() {
+    let now = ManualClock::new();
+    let dated = |date: &str| {
+        let body = r#"{"access_token":"a","expires_in":3600}"#;
+        Act::answer(200, &format!("content-type: application/json\r\ndate: {date}\r\n"), body)
+    };
+    let server = Server::start(vec![
+        Act::json(200, r#"{"access_token":"a","expires_in":3600}"#),
+        dated("yesterday"),
+        dated("Fri, 31 Dec 2100 23:59:59 GMT"),
+        Act::answer(500, "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n", ""),
+    ])
+    .await;
+    let provider = provider(&server);
+    let connector = generic(&server);
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        let outcome = refresh(&provider, &connector).await;
+        if let TokenOutcome::Granted(tokens) = &outcome {
+            let ends_in = tokens.expires_at.unwrap().since(now.now()).as_secs();
+            assert!((3_590..=3_610).contains(&ends_in), "{ends_in}");
+        }
+        seen.push(provider.clock_skews());
+    }
+    assert_eq!((seen[0].as_slice(), seen[1].as_slice()), ([].as_slice(), [].as_slice()));
+    let years = 365 * 86_400 * 1_000;
+    assert_eq!((seen[2].len(), seen[2][0].provider.as_str()), (1, "oauth2"));
+    assert!(seen[2][0].millis > 70 * years, "{:?}", seen[2]);
+    assert!(seen[3][0].millis < -30 * years, "{:?}", seen[3]);
 }

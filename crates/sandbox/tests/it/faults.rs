@@ -249,3 +249,50 @@ async fn a_hanging_request_ends_with_its_caller() {
     assert!(bench.post_refresh(&token).timeout(patience).send().await.unwrap_err().is_timeout());
     bench.refreshed(&token).await;
 }
+
+#[tokio::test]
+async fn the_true_answer_can_be_given_other_members_and_headers() {
+    let bench = Bench::of_class(Rotation::NonRotating).await;
+    let token = bench.seed().refresh_token.unwrap();
+    let members = serde_json::json!({ "expires_in": "soon", "odd": null });
+    let members = members.as_object().unwrap().clone();
+    let (status, _, body) = meet(&bench, FaultRule::refresh(Fault::WithMembers { members }), &token).await;
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, &body["expires_in"], body.get("odd")), (200, &Value::from("soon"), Some(&Value::Null)));
+    assert!(bench.control.is_access_token_live(body["access_token"].as_str().unwrap()));
+
+    let headers = BTreeMap::from([("content-type".to_owned(), "text/html".to_owned())]);
+    let (_, headers, body) = meet(&bench, FaultRule::refresh(Fault::WithHeaders { headers }), &token).await;
+    assert_eq!(headers["content-type"], "text/html");
+    assert!(body.starts_with("{\"access_token\":\"sbx_at_"));
+
+    bench.control.inject(FaultRule::refresh(Fault::ManyHeaders { count: 90 }));
+    let headers = bench.post_refresh(&token).send().await.unwrap().headers().clone();
+    assert!(headers.len() >= 90, "{}", headers.len());
+}
+
+#[tokio::test]
+async fn a_body_need_not_be_text() {
+    let bench = Bench::of_class(Rotation::Strict).await;
+    let token = bench.seed().refresh_token.unwrap();
+    let headers = BTreeMap::from([("content-encoding".to_owned(), "gzip".to_owned())]);
+    bench.control.inject(FaultRule::refresh(Fault::Bytes { code: 200, base64: "//79AA==".to_owned(), headers }));
+    let response = bench.post_refresh(&token).send().await.unwrap();
+    assert_eq!(response.headers()["content-encoding"], "gzip");
+    assert_eq!(response.bytes().await.unwrap().as_ref(), b"\xff\xfe\xfd\x00");
+    bench.refreshed(&token).await;
+}
+
+#[tokio::test]
+async fn answers_are_dated_by_the_sandboxs_clock() {
+    let bench = Bench::of_class(Rotation::Strict).await;
+    let token = bench.seed().refresh_token.unwrap();
+    bench.control.set_now_ms(784_111_777_000);
+    let response = bench.post_refresh(&token).send().await.unwrap();
+    let date = response.headers()["date"].to_str().unwrap();
+    assert!(date.starts_with("Sun, 06 Nov 1994 08:49:"), "{date}");
+    let date = "Thu, 01 Jan 1970 00:00:00 GMT".to_owned();
+    let headers = BTreeMap::from([("date".to_owned(), date.clone())]);
+    let (_, headers, _) = meet(&bench, FaultRule::refresh(Fault::WithHeaders { headers }), &token).await;
+    assert_eq!(headers["date"], date.as_str());
+}

@@ -225,10 +225,10 @@ async fn a_service_that_is_away_is_told_from_one_that_gives_the_wrong_key() {
 
 #[test]
 fn states_survive_text_and_back() {
-    for state in [DataKeyState::Active, DataKeyState::DecryptOnly] {
+    for state in [DataKeyState::Active, DataKeyState::DecryptOnly, DataKeyState::Pending, DataKeyState::Retired] {
         assert_eq!(state.as_str().parse(), Ok(state));
     }
-    assert!("retired".parse::<DataKeyState>().is_err());
+    assert!("revoked".parse::<DataKeyState>().is_err());
 }
 
 /// Holds the format, so that a stored data key unwraps in every later version.
@@ -240,4 +240,38 @@ async fn a_wrapped_key_looks_as_it_did() {
     let wrapped = local.wrap(&context, &[5; 32]).await.unwrap();
     assert_eq!(wrapped.len(), 118);
     assert_eq!(HEXLOWER.encode(&sha256(&wrapped)), "02837ad68b7db2abd911b92105bb09b1f9e1b956a793eaa4a90a1fb6073e49cb");
+}
+
+#[tokio::test]
+async fn a_key_that_nothing_is_sealed_with_may_be_missing_and_says_why() {
+    let active = data_key(1, &wrappers(1)).await;
+    for state in [DataKeyState::Pending, DataKeyState::Retired] {
+        let other = DataKeyRow { state, ..data_key(2, &wrappers(9)).await };
+        let sealer = Sealer::unlock(INSTANCE, &[active.clone(), other.clone()], &wrappers(1), entropy()).await.unwrap();
+        assert!(!sealer.has_key(2) && sealer.is_behind(std::slice::from_ref(&other)));
+        assert!(sealer.missing_keys()[&2].contains("key-encryption key"), "{:?}", sealer.missing_keys());
+        // The key comes: it is taken up without a restart.
+        let both: Vec<_> = wrappers(1).into_iter().chain(wrappers(9)).collect();
+        sealer.reload(&[active.clone(), other], &both).await.unwrap();
+        assert!(sealer.has_key(2) && sealer.missing_keys().is_empty());
+    }
+    let needed = DataKeyRow { state: DataKeyState::DecryptOnly, ..data_key(2, &wrappers(9)).await };
+    let error = unlock_error(INSTANCE, &[active, needed], &wrappers(1)).await;
+    assert!(matches!(error, UnlockError::UnknownWrapper { key_id: 2, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_data_key_goes_from_one_key_encryption_key_to_another() {
+    let row = data_key(7, &wrappers(1)).await;
+    let sealer = unlock(INSTANCE, std::slice::from_ref(&row)).await;
+    let record = sealer.seal(&IDENTITY, b"token").unwrap();
+    let other = &wrappers(2)[0];
+    let moved = DataKeyRow {
+        wrapper: other.id().to_owned(),
+        wrapped: sealer.wrap_again(7, other.as_ref()).await.unwrap(),
+        ..row.clone()
+    };
+    let reader = Sealer::unlock(INSTANCE, &[moved], &wrappers(2), entropy()).await.unwrap();
+    assert_eq!(reader.open(&IDENTITY, &record).unwrap().as_slice(), b"token");
+    assert!(sealer.wrap_again(8, other.as_ref()).await.is_err(), "there is no key 8");
 }

@@ -293,3 +293,27 @@ fn a_key_ring_looks_as_it_did() {
 "#;
     assert_eq!(fs::read_to_string(&path).unwrap(), expected);
 }
+
+#[tokio::test]
+async fn a_ring_gets_a_new_key_and_loses_the_old_one_only_when_nothing_needs_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keyring.json");
+    let first = KeyRing::create(&path, &SystemEntropy, now()).unwrap();
+    let old = first.wrappers()[0].id().to_owned();
+    let row = new_data_key("i", 1, first.wrappers()[0].as_ref(), &SystemEntropy, now()).await.unwrap();
+
+    let both = KeyRing::add_key(&path, &SystemEntropy, now()).unwrap();
+    let ids: Vec<_> = both.wrappers().iter().map(|wrapper| wrapper.id().to_owned()).collect();
+    assert_eq!((ids.len(), &ids[1]), (2, &old));
+    assert_eq!(both.instance_id(), first.instance_id());
+    Sealer::unlock("i", std::slice::from_ref(&row), &both.wrappers(), super::entropy()).await.unwrap();
+
+    let kept = KeyRing::drop_keys(&path, &[old.clone()].into(), &SystemEntropy).unwrap();
+    assert_eq!(kept.wrappers().len(), 2);
+    let alone = KeyRing::drop_keys(&path, &[ids[0].clone()].into(), &SystemEntropy).unwrap();
+    assert_eq!(alone.wrappers().len(), 1);
+    assert!(Sealer::unlock("i", &[row], &alone.wrappers(), super::entropy()).await.is_err());
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
+}

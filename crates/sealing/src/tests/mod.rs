@@ -3,6 +3,7 @@
 mod data_keys;
 mod key_ring_file;
 mod records;
+mod vectors;
 
 use std::sync::Arc;
 

@@ -65,12 +65,39 @@ The first signal stops cleanly, within 25 seconds; the second one at once.")]
     /// API keys
     #[command(subcommand)]
     Keys(Keys),
+    /// The keys that everything stored is sealed under
+    #[command(subcommand)]
+    Keyring(Keyring),
     /// Connectors: OAuth clients registered at providers
     #[command(subcommand)]
     Connectors(Connectors),
     /// Connections: the grants that are stored
     #[command(subcommand)]
     Connections(Connections),
+    /// Hold back every refresh that another copy of this database could suffer from, and every revocation
+    #[command(after_help = "Examples:
+  valetkey hold --reason 'restored the backup of Sunday'
+  valetkey release-hold
+
+To be said before the first `serve` on a copy or on a restored database that no witness stands beside. Unexpired tokens are
+served, providers of the rotation classes N and S are asked for new ones, everything else waits for `release-hold`.")]
+    Hold {
+        /// What other operators should know
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Say what a hold keeps back and what its end means; with --yes, end it
+    #[command(after_help = "Examples:
+  valetkey release-hold
+  valetkey release-hold --yes
+
+End it only when no other copy of this database is in use. Grants whose refresh token another copy has spent are lost when
+this one presents it: whoever can connect again before, should.")]
+    ReleaseHold {
+        /// Yes, end it
+        #[arg(long)]
+        yes: bool,
+    },
     /// Delete what is over, in every space, by the criteria of [retention]; a server does it every ten minutes
     Purge {
         /// Only say how much would be deleted
@@ -126,6 +153,42 @@ pub(crate) struct CreateKey {
     /// After how many days it ends
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
     pub(crate) expires_in_days: Option<u32>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Keyring {
+    /// Show the data keys: what wraps them, how old they are, how many fields each has sealed
+    Status {
+        /// Also open every sealed field, and fail if one does not open
+        #[arg(long)]
+        check: bool,
+    },
+    /// Make a new data key and seal everything with it anew, while serving
+    #[command(
+        after_help = "Said again, it goes on with a rotation that was interrupted; a running server does so by itself.
+Progress is told on standard error. The old data key is kept, as `retired`, once nothing is left that it sealed."
+    )]
+    Rotate {
+        /// Without pauses, for when nobody is served
+        #[arg(long)]
+        full_speed: bool,
+    },
+    /// Wrap the data keys by the key-encryption key that the configuration names now
+    #[command(after_help = "Examples:
+  valetkey keyring rewrap --new-key            a new key in the key ring, and the data keys under it
+  valetkey keyring rewrap                      after keyring.transit_key, key_file, credential or key was changed, with
+                                               the one before in keyring.previous")]
+    Rewrap {
+        /// First make a new key in the key ring
+        #[arg(long)]
+        new_key: bool,
+        /// Then take keys out of the key ring that wrap nothing any more
+        #[arg(long)]
+        drop_old: bool,
+        /// Also those that it wraps already, as after a rotation of the key at a transit service
+        #[arg(long)]
+        all: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

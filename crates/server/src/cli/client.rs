@@ -89,6 +89,15 @@ impl Client {
         matches!(self.way, Way::Here(_))
     }
 
+    /// Whether nobody is served from the database meanwhile.
+    pub(crate) fn is_alone(&self) -> bool {
+        match &self.way {
+            Way::Socket(_) => false,
+            // On SQLite one process has the database; on PostgreSQL replicas may be serving.
+            Way::Here(here) => here.foundation.data_dir.is_some(),
+        }
+    }
+
     /// Asks for an object.
     pub(crate) async fn get(&mut self, path: &str, query: &[(&str, String)]) -> Result<Value, Failure> {
         let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();

@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     Config, ConfigFault, ConfigFaults, SettingInForce,
+    keyring::{KeyringSection, keyring},
     reader::Reader,
     rules,
     sections::{self, DatabaseSection},
@@ -15,6 +16,9 @@ use crate::Environment;
 
 /// The variable that names the data directory where no flag does.
 pub(crate) const DATA_DIR_VARIABLE: &str = "VALETKEY_DATA_DIR";
+
+/// Where systemd puts the credentials of a service.
+const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
 
 /// Where the data directory is if nobody says so.
 pub(crate) const DATA_DIR: &str = "valetkey-data";
@@ -65,7 +69,8 @@ impl Sources {
             }
         }
         reader.take_environment(&self.environment);
-        let (config, open_password) = read(&mut reader, data_dir);
+        let (config, open_password) =
+            read(&mut reader, data_dir, self.environment.get(CREDENTIALS_VARIABLE).map(Path::new));
         // Half a file breaks rules that the whole keeps.
         let notes = if whole { rules::check(&mut reader, &config, open_password) } else { Vec::new() };
         let settings = reader.finish()?;
@@ -90,6 +95,17 @@ impl Sources {
     }
 }
 
+/// Reads and checks a text that stands for a file.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn load_text(file: &Path, text: &str, data_dir: &Path) -> Result<LoadedConfig, ConfigFaults> {
+    let mut reader = Reader::default();
+    let whole = reader.take_file(file, text);
+    let (config, open_password) = read(&mut reader, data_dir.to_owned(), None);
+    let notes = if whole { rules::check(&mut reader, &config, open_password) } else { Vec::new() };
+    let settings = reader.finish()?;
+    Ok(LoadedConfig { config, settings, notes })
+}
+
 fn read_file(file: &Path) -> io::Result<String> {
     let metadata = fs::metadata(file)?;
     if metadata.len() > FILE_LIMIT {
@@ -98,16 +114,17 @@ fn read_file(file: &Path) -> io::Result<String> {
     fs::read_to_string(file)
 }
 
-fn read(reader: &mut Reader, data_dir: PathBuf) -> (Config, bool) {
+fn read(reader: &mut Reader, data_dir: PathBuf, credentials: Option<&Path>) -> (Config, bool) {
     let server = sections::server(reader);
     let DatabaseSection { database, max_connections, cache_bytes, open_password } =
         sections::database(reader, &data_dir);
-    let keyring = sections::keyring(reader, &data_dir);
+    let KeyringSection { keyring, previous, rotation } = keyring(reader, &data_dir, credentials);
     let outbound = sections::outbound(reader, &data_dir);
     let providers_directory = sections::providers(reader, &data_dir);
     let (limits, calls) = sections::limits(reader);
     let refresh = sections::refresh(reader);
     let retention = sections::retention(reader);
+    let guard = sections::guard(reader, &data_dir, &database);
     let log = sections::log(reader);
     let config = Config {
         data_dir,
@@ -116,6 +133,8 @@ fn read(reader: &mut Reader, data_dir: PathBuf) -> (Config, bool) {
         max_connections,
         cache_bytes,
         keyring,
+        previous_keys: previous,
+        rotation,
         outbound,
         providers_directory,
         limits,
@@ -123,6 +142,7 @@ fn read(reader: &mut Reader, data_dir: PathBuf) -> (Config, bool) {
         jobs: true,
         refresh,
         retention,
+        guard,
         log,
     };
     (config, open_password)

@@ -3,6 +3,7 @@
 //! Reading it has no effect on anything, and gives either a [`Config`] or every fault at once.
 
 mod fault;
+mod keyring;
 mod load;
 mod raw;
 mod reader;
@@ -19,11 +20,14 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net};
 use url::Url;
-use valetkey_broker::{Limits, RefreshSettings, Retention};
+use valetkey_broker::{KeyringSettings, Limits, RefreshSettings, Retention};
 use valetkey_core::Secret;
 use valetkey_providers::OutboundSettings;
 
 pub use fault::{ConfigFault, ConfigFaults};
+pub use keyring::{KeyringConfig, TransitConfig, TransitTokenConfig};
+#[cfg(feature = "fuzzing")]
+pub(crate) use load::load_text;
 pub use load::{LoadedConfig, Sources};
 pub use reader::{Origin, SettingInForce};
 pub(crate) use sections::read_secret_file;
@@ -43,6 +47,10 @@ pub struct Config {
     pub cache_bytes: u64,
     /// What unlocks the database.
     pub keyring: KeyringConfig,
+    /// Keys that only unwrap, while one is changed for another.
+    pub previous_keys: Vec<KeyringConfig>,
+    /// When data keys are replaced.
+    pub rotation: KeyringSettings,
     /// Exceptions to the outbound rule.
     pub outbound: OutboundSettings,
     /// A directory of provider profiles beside the embedded ones.
@@ -57,6 +65,8 @@ pub struct Config {
     pub refresh: RefreshSettings,
     /// How long things are kept.
     pub retention: Retention,
+    /// What recognises a database that was restored.
+    pub guard: GuardConfig,
     /// What is logged, and how.
     pub log: LogConfig,
 }
@@ -96,17 +106,6 @@ impl DatabaseConfig {
     }
 }
 
-/// What unlocks the database.
-#[derive(Debug, Clone)]
-pub enum KeyringConfig {
-    /// A key ring file, made at the first start on SQLite.
-    File(PathBuf),
-    /// A file with one key.
-    KeyFile(PathBuf),
-    /// One key, base64 of 32 bytes; only from code, never from a file or the environment.
-    Key(Secret),
-}
-
 /// Limits on calls, kept by each process for itself.
 #[derive(Debug, Clone)]
 pub struct CallLimits {
@@ -120,6 +119,13 @@ impl Default for CallLimits {
     fn default() -> Self {
         Self { token_calls_per_second_and_key: 1000, failing_callbacks_per_minute: 60 }
     }
+}
+
+/// What recognises a database that was restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuardConfig {
+    /// Where this process keeps its witness; `None` switches the guard off.
+    pub witness_dir: Option<PathBuf>,
 }
 
 /// What is logged, and how.
@@ -164,6 +170,8 @@ impl Config {
             max_connections: 8,
             cache_bytes: 64 * MIB,
             keyring: KeyringConfig::File(data_dir.join(KEYRING_FILE)),
+            previous_keys: Vec::new(),
+            rotation: KeyringSettings::default(),
             outbound: OutboundSettings {
                 allow_networks: vec![loopback.into()],
                 allow_http_hosts: vec!["127.0.0.1".to_owned()],
@@ -175,6 +183,7 @@ impl Config {
             jobs: true,
             refresh: RefreshSettings::default(),
             retention: Retention::default(),
+            guard: GuardConfig { witness_dir: Some(data_dir.clone()) },
             log: LogConfig { format: LogFormat::Text, level: "info".to_owned() },
             data_dir,
         }
@@ -185,6 +194,7 @@ impl Config {
         Self {
             database: DatabaseConfig::Postgres { url: url.into() },
             keyring: KeyringConfig::Key(key.into()),
+            guard: GuardConfig { witness_dir: None },
             ..Self::local(data_dir)
         }
     }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use toml::de::{DeTable, DeValue};
+use valetkey_core::Secret;
 
 use super::{ConfigFault, fault::ConfigFaults, raw::Raw, setting::Setting};
 use crate::Environment;
@@ -151,6 +152,22 @@ impl Reader {
         let shown = value.as_ref().map_or_else(|| format!("({absent})"), T::show);
         self.note(name, meaning, shown, origin);
         value
+    }
+
+    /// A secret that may be absent. The environment alone may hold it: a file of settings is copied, shown and kept.
+    pub(crate) fn read_secret(&mut self, name: &'static str, meaning: &'static str, absent: &str) -> Option<Secret> {
+        if let Some(Given { origin: Origin::File { .. }, asked, .. }) = self.given.get_mut(name) {
+            *asked = true;
+            self.names.push(name);
+            self.fault(name, "a secret stands in the file", "name a file that holds it, or set it in the environment");
+            return None;
+        }
+        // As it stands there, also where it looks like a number.
+        let verbatim = self.given.get(name).and_then(|given| given.verbatim.clone()).filter(|text| !text.is_empty());
+        let (value, origin) = self.take(name, |_| verbatim.clone(), "a text that is not empty");
+        let shown = if value.is_some() { "(set)".to_owned() } else { format!("({absent})") };
+        self.note(name, meaning, shown, origin);
+        value.map(Secret::from)
     }
 
     /// A text out of a few.

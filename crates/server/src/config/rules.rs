@@ -123,6 +123,13 @@ fn notes(reader: &Reader, config: &Config, open_password: bool) -> Vec<String> {
                 .to_owned(),
         );
     }
+    if matches!(config.keyring, KeyringConfig::Key(_)) {
+        notes.push(
+            "keyring.key is in the environment, which processes of the same user can read: a file or a systemd credential \
+             keeps it better"
+                .to_owned(),
+        );
+    }
     let wide = config.outbound.allow_networks.iter().any(|net| net.prefix_len() == 0);
     if wide {
         notes.push(
@@ -135,6 +142,13 @@ fn notes(reader: &Reader, config: &Config, open_password: bool) -> Vec<String> {
     }
     if !config.database.is_sqlite() && reader.is_given("database.cache_mib") {
         notes.push("database.cache_mib has no effect on PostgreSQL, where other replicas write too".to_owned());
+    }
+    if config.guard.witness_dir.is_none() {
+        notes.push(
+            "guard.witness_dir names no durable directory: the restore guard is off, and a database that was restored \
+             is used as if nothing had happened"
+                .to_owned(),
+        );
     }
     if let IpAddr::V4(address) = config.server.listen.ip()
         && address.is_unspecified()

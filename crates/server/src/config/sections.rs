@@ -15,7 +15,7 @@ use valetkey_core::Secret;
 use valetkey_providers::OutboundSettings;
 
 use super::{
-    CallLimits, DATABASE_FILE, DatabaseConfig, KEYRING_FILE, KeyringConfig, LogConfig, LogFormat, MIB, ServerConfig,
+    CallLimits, DATABASE_FILE, DatabaseConfig, GuardConfig, LogConfig, LogFormat, MIB, ServerConfig,
     reader::{Origin, Reader},
     setting::quoted,
 };
@@ -156,36 +156,6 @@ fn without_password(url: &str) -> String {
         // The parameters of the address may hold a password too.
         Ok(url) if url.query().is_some() => "(not shown)".to_owned(),
         _ => url.to_owned(),
-    }
-}
-
-pub(super) fn keyring(reader: &mut Reader, data_dir: &Path) -> KeyringConfig {
-    let file: PathBuf = reader.read(
-        "keyring.file",
-        "the keys that everything stored is sealed under; made at the first start on SQLite",
-        PathBuf::from(KEYRING_FILE),
-    );
-    let key_file: Option<PathBuf> = reader.read_optional(
-        "keyring.key_file",
-        "instead of a key ring, a file with one key: base64 of 32 bytes",
-        "file counts",
-    );
-    match key_file {
-        Some(_) if reader.is_given("keyring.file") => {
-            reader.fault("keyring.key_file", "keyring.file is set as well", "set one of the two");
-            KeyringConfig::File(data_dir.join(file))
-        }
-        Some(key_file) => {
-            let key_file = data_dir.join(key_file);
-            // Read again when it is used: what is checked here is only that it will do.
-            if let Some(key) = secret_file(reader, "keyring.key_file", &key_file)
-                && let Err(error) = valetkey_sealing::KeyRing::from_base64(&key)
-            {
-                reader.fault("keyring.key_file", "what the file holds is no key", error.to_string());
-            }
-            KeyringConfig::KeyFile(key_file)
-        }
-        None => KeyringConfig::File(data_dir.join(file)),
     }
 }
 
@@ -369,6 +339,16 @@ pub(super) fn retention(reader: &mut Reader) -> Retention {
     }
 }
 
+pub(super) fn guard(reader: &mut Reader, data_dir: &Path, database: &DatabaseConfig) -> GuardConfig {
+    let directory: Option<PathBuf> = reader.read_optional(
+        "guard.witness_dir",
+        "a durable directory of this process alone, outside of the database, for the witness that tells a restored one",
+        "the data directory on SQLite, none on PostgreSQL",
+    );
+    let default = database.is_sqlite().then(|| data_dir.to_owned());
+    GuardConfig { witness_dir: directory.map(|directory| data_dir.join(directory)).or(default) }
+}
+
 pub(super) fn log(reader: &mut Reader) -> LogConfig {
     let format = match reader.read_choice("log.format", "for people or for machines", &["text", "json"]) {
         "json" => LogFormat::Json,
@@ -394,7 +374,7 @@ fn is_directive(part: &str) -> bool {
 
 /// A file that holds one secret, less the line end. A group may read it, because that is how credentials of systemd
 /// and secrets of Kubernetes are handed over; others may not, and nobody else may write it.
-fn secret_file(reader: &mut Reader, name: &str, path: &Path) -> Option<Secret> {
+pub(super) fn secret_file(reader: &mut Reader, name: &str, path: &Path) -> Option<Secret> {
     match read_secret_file(path) {
         Ok(secret) => Some(secret),
         Err((what, mend)) => {

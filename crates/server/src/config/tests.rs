@@ -262,7 +262,9 @@ fn secrets_come_from_files_that_others_cannot_read() {
     let key = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=\n";
     let url = write(&directory, "url", "postgres://valetkey:hunter2@db.internal/valetkey\n", 0o600);
     let key_file = write(&directory, "key", key, 0o440);
-    let file = format!("[database]\nurl_file = {url:?}\n[keyring]\nkey_file = {key_file:?}\n");
+    let file = format!(
+        "[database]\nurl_file = {url:?}\n[keyring]\nkey_file = {key_file:?}\n[guard]\nwitness_dir = \"witness\"\n"
+    );
     let loaded = load(&file).unwrap();
     assert!(matches!(loaded.config.database, DatabaseConfig::Postgres { url } if url.expose().ends_with("/valetkey")));
     assert!(matches!(loaded.config.keyring, KeyringConfig::KeyFile(_)));
@@ -290,6 +292,77 @@ fn two_settings_for_one_thing_are_refused() {
     let url = write(&directory, "url", "sqlite:a.db", 0o600);
     assert_eq!(faulty(&format!("[database]\nurl = \"sqlite:b.db\"\nurl_file = {url:?}\n")), ["database.url_file"]);
     assert_eq!(faulty("[keyring]\nfile = \"a\"\nkey_file = \"b\"\n"), ["keyring.key_file"]);
+}
+
+#[test]
+fn a_key_comes_from_a_credential_or_the_environment_and_never_from_the_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=";
+    let credential = write(&directory, "kek", key, 0o440);
+    let credentials = ("CREDENTIALS_DIRECTORY", directory.path().to_str().unwrap());
+    let file = "[keyring]\ncredential = \"kek\"\n";
+    let loaded = load_with(file, &[credentials]).unwrap();
+    assert!(matches!(&loaded.config.keyring, KeyringConfig::KeyFile(path) if *path == credential));
+    assert!(load(file).unwrap_err().to_string().contains("CREDENTIALS_DIRECTORY"));
+    for name in ["../kek", "/etc/passwd", ".", "absent"] {
+        let file = format!("[keyring]\ncredential = {name:?}\n");
+        let faults = load_with(&file, &[credentials]).unwrap_err().0;
+        assert_eq!((faults.len(), faults[0].setting.as_str()), (1, "keyring.credential"), "{name}");
+    }
+
+    let loaded = load_with("", &[("VALETKEY__KEYRING__KEY", key)]).unwrap();
+    assert!(matches!(&loaded.config.keyring, KeyringConfig::Key(found) if found.expose() == key));
+    assert!(loaded.notes.iter().any(|note| note.contains("keyring.key")), "{:?}", loaded.notes);
+    assert!(!format!("{loaded:?}").contains(key), "the key is nowhere shown");
+    let refused = load(&format!("[keyring]\nkey = {key:?}\n")).unwrap_err();
+    assert!(refused.to_string().contains("in the file") && !refused.to_string().contains(key), "{refused}");
+    for bad in ["12345678", "true", "AQID"] {
+        let faults = load_with("", &[("VALETKEY__KEYRING__KEY", bad)]).unwrap_err().0;
+        assert_eq!((faults.len(), faults[0].setting.as_str()), (1, "keyring.key"), "{bad}");
+    }
+}
+
+#[test]
+fn a_transit_key_needs_a_service_and_a_token_and_its_exceptions_are_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let token = write(&directory, "token", "hvs.hunter2", 0o600);
+    let service = format!(
+        "transit_url = \"http://vault.internal:8200\"\ntransit_token_file = {token:?}\ntransit_allow_http = true\n\
+         transit_allow_networks = [\"10.0.0.0/8\"]\n"
+    );
+    let loaded = load(&format!("[keyring]\ntransit_key = \"valetkey\"\n{service}")).unwrap();
+    let KeyringConfig::Transit(transit) = &loaded.config.keyring else { panic!("{:?}", loaded.config.keyring) };
+    assert_eq!((transit.mount.as_str(), transit.key.as_str()), ("transit", "valetkey"));
+    assert_eq!(transit.outbound.allow_http_hosts, ["vault.internal"]);
+    assert!(loaded.config.outbound.allow_networks.is_empty() && loaded.config.outbound.allow_http_hosts.is_empty());
+
+    assert_eq!(faulty("[keyring]\ntransit_key = \"valetkey\"\n"), ["keyring.transit_key"]);
+    assert_eq!(
+        faulty("[keyring]\ntransit_key = \"valetkey\"\ntransit_url = \"https://vault.internal\"\n"),
+        ["keyring.transit_key"]
+    );
+    assert_eq!(faulty(&format!("[keyring]\ntransit_key = \"a/b\"\n{service}")), ["keyring.transit_key"]);
+    let environment = [("VALETKEY__KEYRING__TRANSIT_TOKEN", "hvs.hunter2")];
+    let file = "[keyring]\ntransit_key = \"k\"\ntransit_url = \"https://vault.internal\"\n";
+    let loaded = load_with(file, &environment).unwrap();
+    assert!(!format!("{loaded:?}").contains("hunter2"));
+}
+
+#[test]
+fn a_key_that_is_changed_for_another_goes_on_unwrapping() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = write(&directory, "key", "AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA=", 0o600);
+    let file =
+        format!("[keyring]\nkey_file = {key:?}\nprevious = [\"file:keyring.json\", \"key_file:{}\"]\n", key.display());
+    let previous = load(&file).unwrap().config.previous_keys;
+    assert!(
+        matches!(&previous[..], [KeyringConfig::File(ring), KeyringConfig::KeyFile(_)] if ring.ends_with("keyring.json"))
+    );
+    for bad in ["nothing", "file:", "vault:x", "transit:k", "credential:k"] {
+        assert_eq!(faulty(&format!("[keyring]\nprevious = [{bad:?}]\n")), ["keyring.previous"], "{bad}");
+    }
+    assert_eq!(load("[keyring]\nrotate_after_days = 0\n").unwrap().config.rotation.rotate_after, None);
+    assert_eq!(load("").unwrap().config.rotation.rotate_after.unwrap().as_secs(), 365 * 86_400);
 }
 
 #[test]
@@ -327,6 +400,22 @@ fn sample_settings() -> BTreeMap<String, String> {
         }
     }
     settings
+}
+
+#[test]
+fn the_witness_is_in_the_data_directory_on_sqlite_and_on_postgres_where_it_is_said() {
+    let place = |file: &str| {
+        let loaded = load(file).unwrap();
+        let is_noted = loaded.notes.iter().any(|note| note.contains("restore guard is off"));
+        (loaded.config.guard.witness_dir, is_noted)
+    };
+    let data_dir = PathBuf::from("/var/lib/valetkey");
+    let postgres = "[database]\nurl = \"postgres://db.internal/valetkey\"\n[keyring]\nfile = \"/\"\n";
+    assert_eq!(place(""), (Some(data_dir.clone()), false));
+    assert_eq!(place("[guard]\nwitness_dir = \"w\""), (Some(data_dir.join("w")), false));
+    assert_eq!(place(postgres), (None, true));
+    let said = format!("{postgres}[guard]\nwitness_dir = \"/srv/witness\"\n");
+    assert_eq!(place(&said), (Some(PathBuf::from("/srv/witness")), false));
 }
 
 #[test]

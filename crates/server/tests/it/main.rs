@@ -4,6 +4,8 @@
 
 mod configuration;
 mod data_directory;
+mod hold;
+mod keyring;
 mod library;
 mod serving;
 mod support;

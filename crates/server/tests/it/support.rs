@@ -105,6 +105,15 @@ impl Home {
         }
     }
 
+    /// Starts the binary and kills it after a while, wherever it stands.
+    pub(crate) fn kill_after(&self, arguments: &[&str], life: Duration) {
+        let mut child = self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(life);
+        // It may have ended by itself.
+        let _ = child.kill();
+        child.wait().unwrap();
+    }
+
     /// Starts the service and waits until it listens.
     pub(crate) fn serve(&self) -> Serving {
         self.serve_with(&[])

@@ -78,6 +78,21 @@ statements! {
     both {
         FIND_INSTANCE = "SELECT value FROM instance WHERE name = $1";
         INSERT_INSTANCE = "INSERT INTO instance (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+        INSERT_GUARD = "INSERT INTO guard (name, epoch) VALUES ('instance', 0)";
+        RAISE_EPOCH = "UPDATE guard SET epoch = epoch + 1 WHERE name = 'instance' RETURNING epoch";
+        LIFT_EPOCH = "UPDATE guard SET epoch = $1 WHERE name = 'instance'";
+        FIND_HOLD = "SELECT hold_reason, hold_note, held_since FROM guard WHERE name = 'instance'";
+        BEGIN_HOLD = "UPDATE guard SET hold_reason = $1, hold_note = $2, held_since = $3
+            WHERE name = 'instance' AND held_since IS NULL";
+        RELEASE_HOLD = "UPDATE guard SET hold_reason = NULL, hold_note = NULL, held_since = NULL, epoch = epoch + $1
+            WHERE name = 'instance' AND held_since IS NOT NULL";
+        /// What was put off by the hold: due long since, and with nothing wrong. A failing one keeps its own pause.
+        WAKE_DUE = "UPDATE due SET due_at = $1 WHERE due_at > $1 AND EXISTS (SELECT 1 FROM connections x
+            WHERE x.id = due.connection_id AND x.status = 'active' AND x.refreshing = 'ok' AND x.refresh_due_at <= $1)";
+        REFRESH_LOAD = "SELECT x.connector_id, CAST(COUNT(*) AS BIGINT) AS connections,
+                CAST(COUNT(*) FILTER (WHERE x.refresh_due_at <= $1) AS BIGINT) AS due
+            FROM connections x WHERE x.status = 'active' AND x.refresh_due_at IS NOT NULL GROUP BY x.connector_id";
+
         LIST_DATA_KEYS = "SELECT id, state, wrapper, wrapped, canary, created_at FROM data_keys ORDER BY id";
         INSERT_DATA_KEY = "INSERT INTO data_keys (id, state, wrapper, wrapped, canary, created_at)
             VALUES ($1, $2, $3, $4, $5, $6)";

@@ -62,22 +62,15 @@ pub(crate) const REPLACE: &str = "UPDATE connections SET status = 'active', reau
      refreshing = 'ok', rejected_at = NULL, weakly_bound = $17, updated_at = $18 \
      WHERE id = $1 AND generation = $2";
 
-/// A late answer brings `needs_reauth` back; a revoked connection stays revoked.
-pub(crate) const SETTLE: &str = "UPDATE connections SET status = 'active', reauth_reason = NULL, reauth_since = NULL, \
-     granted_scopes = $3, generation = generation + 1, token_type = $4, access_token = $5, refresh_token = $6, \
-     access_fingerprint = $7, issued_at = $8, expires_at = $9, refresh_expires_at = $10, refresh_due_at = $11, \
-     refreshing = 'ok', last_outcome = 'settled', last_attempt_at = $12, updated_at = $12 \
-     WHERE id = $1 AND generation = $2 AND status IN ('active', 'needs_reauth')";
-
 pub(crate) const MARK_DEAD: &str = "UPDATE connections SET status = 'needs_reauth', reauth_reason = $3, \
      reauth_since = $4, refresh_due_at = NULL, refreshing = 'failing', last_outcome = $5, last_attempt_at = $4, \
      updated_at = $4 WHERE id = $1 AND generation = $2 AND status = 'active'";
 
-pub(crate) const MARK_FAILING: &str = "UPDATE connections SET refreshing = 'failing', last_outcome = $3, \
-     last_attempt_at = $4, updated_at = $4 WHERE id = $1 AND generation = $2 AND status = 'active'";
-
 pub(crate) const CLAIM_REJECTED: &str = "UPDATE connections SET rejected_at = $3 WHERE id = $1 AND generation = $2 \
      AND status = 'active' AND (rejected_at IS NULL OR rejected_at <= $4)";
+
+pub(crate) const SET_DUE_POINT: &str =
+    "UPDATE connections SET refresh_due_at = $3 WHERE id = $1 AND generation = $2 AND status = 'active'";
 
 pub(crate) const PUT_DUE: &str = "INSERT INTO due (connection_id, due_at) VALUES ($1, $2) \
      ON CONFLICT (connection_id) DO UPDATE SET due_at = excluded.due_at";
@@ -113,10 +106,9 @@ pub(crate) const ALL: &[(&str, &str)] = &[
     ("connections::INSERT", INSERT),
     ("connections::MAKE_EMPTY", MAKE_EMPTY),
     ("connections::REPLACE", REPLACE),
-    ("connections::SETTLE", SETTLE),
     ("connections::MARK_DEAD", MARK_DEAD),
-    ("connections::MARK_FAILING", MARK_FAILING),
     ("connections::CLAIM_REJECTED", CLAIM_REJECTED),
+    ("connections::SET_DUE_POINT", SET_DUE_POINT),
     ("connections::PUT_DUE", PUT_DUE),
     ("connections::DELETE_DUE", DELETE_DUE),
     ("connections::COUNT_SIBLINGS", COUNT_SIBLINGS),

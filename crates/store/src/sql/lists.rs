@@ -33,9 +33,10 @@ macro_rules! filter_owner {
 macro_rules! list_connections {
     ($matches:expr) => {
         concat!(
-            "SELECT u.last_used_at, ",
+            "SELECT u.last_used_at, d.due_at AS next_try_at, ",
             columns!(),
-            " FROM connections x LEFT JOIN connection_usage u ON u.connection_id = x.id WHERE ",
+            " FROM connections x LEFT JOIN connection_usage u ON u.connection_id = x.id
+              LEFT JOIN due d ON d.connection_id = x.id WHERE ",
             $matches,
             " AND (CAST($9 AS TEXT) IS NULL OR x.id > $9) ORDER BY x.id LIMIT $10"
         )
@@ -131,8 +132,9 @@ statements! {
         COUNT_CONNECTIONS = count_connections!(filter_any!());
         COUNT_CONNECTIONS_OF_OWNER = count_connections!(filter_owner!());
         FIND_CONNECTION = concat!(
-            "SELECT u.last_used_at, ", columns!(),
+            "SELECT u.last_used_at, d.due_at AS next_try_at, ", columns!(),
             " FROM connections x LEFT JOIN connection_usage u ON u.connection_id = x.id
+             LEFT JOIN due d ON d.connection_id = x.id
              WHERE x.space_id = $1 AND x.id = $2"
         );
         CONNECTION_COUNTS = "SELECT provider, status, CAST(COUNT(*) AS BIGINT) FROM connections

@@ -7,5 +7,8 @@ pub(crate) mod admin;
 pub(crate) mod attempts;
 pub(crate) mod connections;
 pub(crate) mod flows;
+pub(crate) mod groups;
 pub(crate) mod lists;
+pub(crate) mod notices;
 pub(crate) mod revocations;
+pub(crate) mod sealed;

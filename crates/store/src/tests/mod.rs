@@ -2,14 +2,18 @@
 
 mod audit;
 mod connectors;
+mod groups;
+mod guard;
 mod instance;
 mod keys;
 mod lists;
 mod migrations;
+mod notices;
 mod plans;
 mod purge;
 mod revocations;
 mod rows;
+mod sealing;
 mod shared;
 mod statements;
 mod support;

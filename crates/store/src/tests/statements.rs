@@ -7,14 +7,24 @@ use sqlx::{Executor, SqlSafeStr};
 use super::support::each_place;
 use crate::{
     db::Db,
-    sql::{admin, attempts, connections, flows, lists, revocations},
+    sql::{admin, attempts, connections, flows, groups, lists, notices, revocations, sealed},
 };
 
 type Statements = &'static [(&'static str, &'static str)];
 
-const BOTH: [Statements; 6] = [admin::ALL, attempts::ALL, connections::ALL, flows::ALL, lists::ALL, revocations::ALL];
-const SQLITE: [Statements; 4] = [admin::SQLITE, connections::SQLITE, lists::SQLITE, revocations::SQLITE];
-const POSTGRES: [Statements; 4] = [admin::POSTGRES, connections::POSTGRES, lists::POSTGRES, revocations::POSTGRES];
+const BOTH: [Statements; 8] =
+    [admin::ALL, attempts::ALL, connections::ALL, flows::ALL, groups::ALL, lists::ALL, revocations::ALL, sealed::ALL];
+const SQLITE: [Statements; 6] =
+    [admin::SQLITE, connections::SQLITE, groups::SQLITE, lists::SQLITE, revocations::SQLITE, sealed::SQLITE];
+const POSTGRES: [Statements; 7] = [
+    admin::POSTGRES,
+    connections::POSTGRES,
+    groups::POSTGRES,
+    lists::POSTGRES,
+    notices::POSTGRES,
+    revocations::POSTGRES,
+    sealed::POSTGRES,
+];
 
 fn all() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
     BOTH.into_iter().chain(SQLITE).chain(POSTGRES).flatten()

@@ -78,11 +78,15 @@ fn look_around(config: &Config) -> Vec<ConfigFault> {
     {
         faults.push(fault("--data-dir", chain(&error), "as above"));
     }
-    if let KeyringConfig::File(path) = &config.keyring
-        && path.exists()
-        && let Err(error) = KeyRing::load(path)
-    {
-        faults.push(fault("keyring.file", chain(&error), "as above"));
+    let rings = std::iter::once(("keyring.file", &config.keyring))
+        .chain(config.previous_keys.iter().map(|previous| ("keyring.previous", previous)));
+    for (setting, source) in rings {
+        if let KeyringConfig::File(path) = source
+            && (path.exists() || setting == "keyring.previous")
+            && let Err(error) = KeyRing::load(path)
+        {
+            faults.push(fault(setting, chain(&error), "as above"));
+        }
     }
     faults
 }

@@ -3,6 +3,8 @@
 mod check_config;
 mod connections;
 mod connectors;
+mod hold;
+mod keyring;
 mod keys;
 mod migrate;
 mod purge;
@@ -65,10 +67,13 @@ pub(super) async fn run(arguments: Arguments, environment: Environment, output: 
         Verb::Keys(Keys::Create(new)) => keys::create(&context, new).await,
         Verb::Keys(Keys::List) => keys::list(&context).await,
         Verb::Keys(Keys::Revoke { id, yes }) => keys::revoke(&context, id, yes).await,
+        Verb::Keyring(verb) => keyring::run(&context, verb).await,
         Verb::Connectors(Connectors::Add(new)) => connectors::add(&context, *new).await,
         Verb::Connectors(Connectors::List) => connectors::list(&context).await,
         Verb::Connections(Connections::List { filter }) => connections::list(&context, &filter).await,
         Verb::Connections(Connections::Revoke(revoke)) => connections::revoke(&context, revoke).await,
+        Verb::Hold { reason } => hold::hold(&context, reason.as_deref()).await,
+        Verb::ReleaseHold { yes } => hold::release(&context, yes).await,
         Verb::Purge { dry_run, .. } => purge::purge(&context, dry_run).await,
     }
 }

@@ -65,21 +65,33 @@ fn announce(server: &Server, config: &Config, started: Instant) {
     );
 }
 
-/// SIGTERM and SIGINT.
+/// SIGTERM and SIGINT; SIGHUP is taken and ignored.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     fn listen() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
+    /// Waits until the service is to stop.
     async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                // Unhandled it would end the process without a drain, when a terminal closes or a script means `reload`.
+                _ = self.hangup.recv() => {
+                    tracing::warn!("SIGHUP is ignored: nothing is reloaded while running; restart to apply a configuration");
+                }
+            }
         }
     }
 }
