@@ -35,6 +35,7 @@ mod outage;
 mod plan;
 mod providers;
 mod purge;
+mod receive;
 mod recovery;
 mod refresh;
 mod refusals;

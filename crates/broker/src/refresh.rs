@@ -5,20 +5,19 @@
 
 use std::{sync::Arc, time::Duration};
 
-use serde_json::json;
 use valetkey_core::{
     Action, Actor, Attempt, AttemptId, AttemptState, Connection, ConnectionId, Connector, Fingerprint, Grant,
-    ReauthReason, RevocationId, RotationClass, Secret, Status, Subject, Timestamp, TokenSet, Trigger,
+    RotationClass, Secret, Status, Subject, Trigger,
 };
 use valetkey_providers::{ProviderFacts, RefreshRequest, TokenOutcome};
-use valetkey_store::{EndAttempt, HeldAttempt, NewAttempt, Prepared, Settle, Settled, StoredConnection};
+use valetkey_store::{HeldAttempt, NewAttempt, Prepared, StoredConnection};
 
 use crate::{
     Boundary, Broker, BrokerError,
-    attempt::{GoOn, UnknownCase, after_unknown, comes_after_grace},
+    attempt::{UnknownCase, comes_after_grace},
     attempt_end::{AttemptEnd, class_of},
     hold::refreshes_despite_hold,
-    schedule::{self, backoff},
+    schedule::backoff,
 };
 
 /// How a refresh ended, for whoever asked.
@@ -43,28 +42,28 @@ pub(crate) enum RefreshEnd {
 }
 
 /// Everything one refresh works with.
-struct Job {
-    connection: Connection,
-    connector: Connector,
-    facts: ProviderFacts,
-    secrets: Vec<Secret>,
-    refresh_token: Option<Secret>,
-    trigger: Trigger,
+pub(crate) struct Job {
+    pub(crate) connection: Connection,
+    pub(crate) connector: Connector,
+    pub(crate) facts: ProviderFacts,
+    pub(crate) secrets: Vec<Secret>,
+    pub(crate) refresh_token: Option<Secret>,
+    pub(crate) trigger: Trigger,
     /// [`TokenStore::circuit_changes`](valetkey_store::TokenStore::circuit_changes) when no circuit was open.
-    circuits_seen: Option<u64>,
+    pub(crate) circuits_seen: Option<u64>,
 }
 
 /// An attempt that this process holds, since when.
-struct Held {
-    attempt: HeldAttempt,
-    taken: Duration,
+pub(crate) struct Held {
+    pub(crate) attempt: HeldAttempt,
+    pub(crate) taken: Duration,
     /// What became of an earlier send of this generation is not known.
-    repeats_unknown: bool,
+    pub(crate) repeats_unknown: bool,
 }
 
 impl Held {
     /// What a send leaves behind that the provider surely did not process.
-    fn unprocessed(&self) -> AttemptState {
+    pub(crate) fn unprocessed(&self) -> AttemptState {
         if self.repeats_unknown { AttemptState::RepeatAllowed } else { AttemptState::Unsent }
     }
 }
@@ -277,229 +276,6 @@ impl Broker {
             }
             None => self.provider().client_credentials(&job.connector, &job.secrets, &job.connector.scopes).await,
         }
-    }
-
-    async fn receive(&self, job: &Job, held: &Held, outcome: TokenOutcome) -> Result<RefreshEnd, BrokerError> {
-        let code = outcome.code();
-        match outcome {
-            TokenOutcome::Granted(tokens) => self.settle(job, held, *tokens).await,
-            TokenOutcome::GrantedButUnusable { tokens, .. } => self.refuse_tokens(job, &tokens, code).await,
-            TokenOutcome::NotSent(_) | TokenOutcome::Refused { .. } => self.not_sent(job, held, code, None).await,
-            // A client's own grant has no owner who could connect again.
-            TokenOutcome::Dead { .. } if job.connector.grant == Grant::ClientCredentials => {
-                self.not_sent(job, held, code, None).await
-            }
-            TokenOutcome::Limited { retry_after } => {
-                let now = self.now();
-                let pause = retry_after.unwrap_or_else(|| self.pause(held)).min(Duration::from_secs(3_600));
-                let end = self.not_sent(job, held, code, Some(now.plus(pause))).await?;
-                self.store().open_circuit(job.connector.id, code, now, now.plus(pause)).await?;
-                Ok(end)
-            }
-            TokenOutcome::Unknown(_) => self.unknown(job, held, code).await,
-            TokenOutcome::Dead { reason, .. } => self.dead(job, reason, code).await,
-            TokenOutcome::Client { .. } => {
-                let now = self.now();
-                let pause = self.pause(held).max(Duration::from_secs(30));
-                self.end(&job.connection, held.unprocessed(), code, now.plus(pause)).await?;
-                self.store().open_circuit(job.connector.id, code, now, now.plus(pause)).await?;
-                tracing::warn!(connector.id = %job.connector.id, code, "the provider refuses the client of {}: no connection is touched", job.connector.id);
-                self.store().move_due(job.connection.id, Some(now.plus(pause))).await?;
-                Ok(RefreshEnd::Failed(code))
-            }
-        }
-    }
-
-    fn pause(&self, held: &Held) -> Duration {
-        backoff(&self.inner.parts.settings.refresh, held.attempt.send_no, self.entropy())
-    }
-
-    /// Settle first: nothing else is done with a success before it is stored.
-    async fn settle(&self, job: &Job, held: &Held, mut tokens: TokenSet) -> Result<RefreshEnd, BrokerError> {
-        let rotated = match (&tokens.refresh_token, &job.refresh_token) {
-            (Some(new), Some(old)) => new != old,
-            _ => false,
-        };
-        if tokens.refresh_token.is_none() {
-            tokens.refresh_token.clone_from(&job.refresh_token);
-            tokens.refresh_expires_at = tokens.refresh_expires_at.or(job.connection.refresh_expires_at);
-        }
-        schedule::complete_lives(&mut tokens, &job.facts);
-        let granted = tokens.scopes.clone().unwrap_or_else(|| job.connection.granted_scopes.clone());
-        let due_at = match job.connector.grant {
-            Grant::AuthorizationCode => schedule::due_at(&tokens, &job.facts, self.entropy()),
-            Grant::ClientCredentials => schedule::due_without_refresh_token(&tokens, &job.facts, self.entropy()),
-        };
-        let now = self.now();
-        let settle = Settle {
-            connection: &job.connection,
-            attempt: held.attempt.id,
-            tokens: &tokens,
-            kept_refresh_token: tokens.refresh_token == job.refresh_token,
-            granted_scopes: &granted,
-            due_at,
-            late_ids: (RevocationId::new(now, self.entropy()), RevocationId::new(now, self.entropy())),
-            now,
-        };
-        let mut event = self.connection_event(&job.connection, Actor::System, Action::ConnectionRefreshed);
-        event.detail = json!({
-            "attempt": held.attempt.id,
-            "generation": job.connection.generation + 1,
-            "trigger": job.trigger,
-            "rotated": rotated,
-            "fingerprint": tokens.access_token.fingerprint(),
-        });
-        self.reached(Boundary::BeforeSettle, job.connection.id);
-        // The tokens exist nowhere else.
-        let settled = self.write_surely(job.connection.id, || self.store().settle(&settle, &event)).await?;
-        self.reached(Boundary::AfterSettle, job.connection.id);
-        self.close_circuit(job).await?;
-        self.observe_rotation(job, rotated).await?;
-        Ok(match settled {
-            Settled::Stored => RefreshEnd::Settled,
-            Settled::Late => RefreshEnd::Superseded,
-        })
-    }
-
-    /// Whoever answers as it should has accepted the client. Looked up only if a circuit was open, or may be since.
-    async fn close_circuit(&self, job: &Job) -> Result<(), BrokerError> {
-        let store = self.store();
-        if job.circuits_seen != Some(store.circuit_changes()) && store.find_circuit(job.connector.id).await?.is_some() {
-            store.close_circuit(job.connector.id).await?;
-        }
-        Ok(())
-    }
-
-    async fn observe_rotation(&self, job: &Job, rotated: bool) -> Result<(), BrokerError> {
-        let seen = job.connector.observed_rotation;
-        // Twice in a row is all that is ever asked; counting on would write a row for each refresh.
-        let news = if rotated { !seen.rotated } else { !seen.rotated && seen.unrotated_in_a_row < 2 };
-        if job.refresh_token.is_some() && news {
-            self.store().observe_rotation(job.connector.id, rotated).await?;
-        }
-        Ok(())
-    }
-
-    /// Tokens for somebody else, or damaged: not stored, and taken back.
-    async fn refuse_tokens(&self, job: &Job, tokens: &TokenSet, code: &'static str) -> Result<RefreshEnd, BrokerError> {
-        let now = self.now();
-        let unstored = valetkey_store::Unstored {
-            connector: job.connector.id,
-            connection: job.connection.id,
-            owner: &job.connection.owner,
-            label: &job.connection.label,
-            tokens,
-            ids: (RevocationId::new(now, self.entropy()), RevocationId::new(now, self.entropy())),
-        };
-        self.store().revoke_unstored(&job.connection.space, &unstored, now).await?;
-        self.dead(job, ReauthReason::InteractionRequired, code).await
-    }
-
-    async fn not_sent(
-        &self,
-        job: &Job,
-        held: &Held,
-        code: &'static str,
-        next_try_at: Option<Timestamp>,
-    ) -> Result<RefreshEnd, BrokerError> {
-        let next = next_try_at.unwrap_or_else(|| self.now().plus(self.pause(held)));
-        self.end(&job.connection, held.unprocessed(), code, next).await?;
-        self.store().mark_failing(&job.connection, code, Some(next), self.now()).await?;
-        Ok(RefreshEnd::Failed(code))
-    }
-
-    async fn unknown(&self, job: &Job, held: &Held, code: &'static str) -> Result<RefreshEnd, BrokerError> {
-        let go_on = self
-            .decide(
-                &job.connection,
-                &job.connector,
-                &job.facts,
-                held.attempt.send_no,
-                held.attempt.first_sent_at.unwrap_or_else(|| self.now()),
-            )
-            .await?;
-        // First the connection, then the attempt, as for a dead grant.
-        let end = self.go_on(&job.connection, go_on, code).await?;
-        self.reached(Boundary::BetweenFailureWrites, job.connection.id);
-        self.end(&job.connection, go_on.state, code, go_on.next_try_at).await?;
-        Ok(end)
-    }
-
-    /// Asks the rotation class how an unknown outcome goes on.
-    pub(crate) async fn decide(
-        &self,
-        connection: &Connection,
-        connector: &Connector,
-        facts: &ProviderFacts,
-        send_no: i64,
-        first_sent_at: Timestamp,
-    ) -> Result<GoOn, BrokerError> {
-        let siblings = match facts.rotation {
-            RotationClass::StrictWide => self.store().count_siblings(connector, connection).await?,
-            _ => 0,
-        };
-        // Client credentials present nothing that could be spent.
-        let class = match connector.grant {
-            Grant::ClientCredentials => RotationClass::NonRotating,
-            Grant::AuthorizationCode => facts.rotation,
-        };
-        let case = UnknownCase { connection, class, send_no, first_sent_at, siblings, now: self.now() };
-        Ok(after_unknown(&case, &self.inner.parts.settings.refresh, self.entropy()))
-    }
-
-    /// Carries out a decision on the connection.
-    pub(crate) async fn go_on(
-        &self,
-        connection: &Connection,
-        go_on: GoOn,
-        code: &'static str,
-    ) -> Result<RefreshEnd, BrokerError> {
-        if go_on.state == AttemptState::Stopped {
-            self.mark_dead(connection, ReauthReason::UnknownOutcome, code).await?;
-            return Ok(RefreshEnd::Dead);
-        }
-        self.store().mark_failing(connection, code, Some(go_on.next_try_at), self.now()).await?;
-        Ok(RefreshEnd::Failed(code))
-    }
-
-    async fn dead(&self, job: &Job, reason: ReauthReason, code: &'static str) -> Result<RefreshEnd, BrokerError> {
-        // Conditional on the generation: another attempt that settled meanwhile makes this error mean nothing. First the
-        // connection, then the attempt: a process that dies in between leaves one that somebody looks after.
-        let marked = self.mark_dead(&job.connection, reason, code).await?;
-        self.reached(Boundary::BetweenDeathWrites, job.connection.id);
-        // Whoever judges a grant has accepted the client that presented it.
-        self.close_circuit(job).await?;
-        self.end(&job.connection, AttemptState::Dead, code, self.now()).await?;
-        Ok(if marked { RefreshEnd::Dead } else { RefreshEnd::Busy })
-    }
-
-    pub(crate) async fn mark_dead(
-        &self,
-        connection: &Connection,
-        reason: ReauthReason,
-        code: &str,
-    ) -> Result<bool, BrokerError> {
-        let mut event = self.connection_event(connection, Actor::System, Action::ConnectionNeedsReauth);
-        event.detail = json!({ "reason": reason, "outcome": code, "generation": connection.generation });
-        let marked = self.store().mark_dead(connection, reason, code, self.now(), &event).await?;
-        if marked {
-            self.inner.metrics.reauth_needed(reason.as_str());
-            tracing::warn!(connection.id = %connection.id, reason = reason.as_str(), "connection {} needs its owner: {reason}", connection.id);
-        }
-        Ok(marked)
-    }
-
-    async fn end(
-        &self,
-        connection: &Connection,
-        state: AttemptState,
-        outcome: &str,
-        next_try_at: Timestamp,
-    ) -> Result<(), BrokerError> {
-        let end = EndAttempt { state, outcome, next_try_at, now: self.now() };
-        // That a token was not spent is known here alone.
-        self.write_surely(connection.id, || self.store().end_attempt(connection, &self.inner.holder, end)).await?;
-        Ok(())
     }
 
     pub(crate) fn connection_event(
