@@ -129,6 +129,15 @@ impl Api {
         self.inner.ids.clone()
     }
 
+    /// The numbers as text.
+    pub(crate) fn numbers(&self) -> String {
+        let metrics = self.broker().metrics();
+        metrics.limiter_keys("token-calls", self.inner.token_calls.len());
+        metrics.limiter_keys("failing-callbacks", self.inner.failing_callbacks.len());
+        metrics.limiter_keys("quotas", self.broker().quotas_in_memory());
+        metrics.encode()
+    }
+
     /// Counts a token call of a key.
     pub(crate) fn admit(&self, key: KeyId) -> Result<(), Duration> {
         self.inner.token_calls.check(&key)

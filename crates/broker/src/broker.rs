@@ -117,6 +117,11 @@ impl Broker {
         }
     }
 
+    /// How many quotas this process has in memory.
+    pub fn quotas_in_memory(&self) -> usize {
+        self.store().quotas_in_memory()
+    }
+
     /// The redirect URI to register at the provider.
     pub fn redirect_uri(&self, connector: ConnectorId) -> String {
         self.public(&format!("oauth/callback/{connector}"))

@@ -73,6 +73,7 @@ pub struct Metrics {
     callbacks_refused: Family<ReasonLabel, Counter>,
     flow_calls_refused: Family<ReasonLabel, Counter>,
     limited: Family<LimitLabel, Counter>,
+    limiter_keys: Family<LimitLabel, Gauge>,
     revocations_ended: Family<StateLabel, Counter>,
     connections: Family<ConnectionLabel, Gauge>,
     revocations: Family<StateLabel, Gauge>,
@@ -115,6 +116,7 @@ impl Metrics {
             callbacks_refused: Family::default(),
             flow_calls_refused: Family::default(),
             limited: Family::default(),
+            limiter_keys: Family::default(),
             revocations_ended: Family::default(),
             connections: Family::default(),
             revocations: Family::default(),
@@ -153,6 +155,7 @@ impl Metrics {
             self.flow_calls_refused.clone(),
         );
         registry.register("limited", "Calls refused by a limit", self.limited.clone());
+        registry.register("limiter_keys", "Keys or addresses that a limit has in mind", self.limiter_keys.clone());
         registry.register("revocations_ended", "Ended revocations by state", self.revocations_ended.clone());
         registry.register("connections", "Connections by provider and status", self.connections.clone());
         registry.register("revocations", "Revocations by state", self.revocations.clone());
@@ -218,6 +221,11 @@ impl Metrics {
     /// Counts a call that a limit refused.
     pub fn limited(&self, limit: &'static str) {
         self.limited.get_or_create(&LimitLabel { limit }).inc();
+    }
+
+    /// Says how many keys a limit of this process has in mind.
+    pub fn limiter_keys(&self, limit: &'static str, count: usize) {
+        self.limiter_keys.get_or_create(&LimitLabel { limit }).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn revocation_ended(&self, state: &'static str) {

@@ -83,7 +83,8 @@ impl Broker {
         // A connector whose provider cannot be used is refused here, where the operator sees it, not in the popup.
         self.provider().facts(connector).await?;
         let person = owner.user_id().or(start.actor.as_ref());
-        self.take_start_quota(connector, person).await?;
+        let quotas = self.start_quotas(connector, person);
+        self.take_start_quotas(&quotas).await?;
         let now = self.now();
         let ticket = self.entropy().token();
         let key = caller.key_id().ok_or(BrokerError::Forbidden(Operation::FlowStart))?;
@@ -119,6 +120,9 @@ impl Broker {
             total: limits.open_flows_total,
         };
         if !self.store().insert_flow(&flow, &ticket.digest(), caps, &event).await? {
+            for (quota, per, _) in &quotas {
+                self.store().give_back_quota(quota, *per, now);
+            }
             self.inner.metrics.limited("open-flows");
             return Err(BrokerError::Limited { limit: "open-flows", retry_after: Duration::from_secs(60) });
         }
@@ -137,22 +141,28 @@ impl Broker {
         }
     }
 
-    async fn take_start_quota(&self, connector: &Connector, person: Option<&UserId>) -> Result<(), BrokerError> {
+    async fn take_start_quotas(&self, quotas: &[(String, Duration, u32)]) -> Result<(), BrokerError> {
+        for (quota, per, burst) in quotas {
+            if let Err(retry_after) = self.store().take_quota(quota, *per, *burst, self.now()).await? {
+                self.inner.metrics.limited("starts");
+                return Err(BrokerError::Limited { limit: "starts", retry_after });
+            }
+        }
+        Ok(())
+    }
+
+    /// The quotas of a person's starts: the name of each, in what time it gives one, and how many at once.
+    fn start_quotas(&self, connector: &Connector, person: Option<&UserId>) -> [(String, Duration, u32); 2] {
         let limits = &self.inner.parts.settings.limits;
         let person = person.map_or("", UserId::as_str);
         let windows = [
             ("m", Duration::from_secs(60), limits.starts_per_minute_and_user),
             ("h", Duration::from_secs(3_600), limits.starts_per_hour_and_user),
         ];
-        for (name, window, burst) in windows {
+        windows.map(|(name, window, burst)| {
             let burst = burst.max(1);
-            let quota = format!("start:{name}:{}:{person}", connector.space);
-            if let Err(retry_after) = self.store().take_quota(&quota, window / burst, burst, self.now()).await? {
-                self.inner.metrics.limited("starts");
-                return Err(BrokerError::Limited { limit: "starts", retry_after });
-            }
-        }
-        Ok(())
+            (format!("start:{name}:{}:{person}", connector.space), window / burst, burst)
+        })
     }
 }
 

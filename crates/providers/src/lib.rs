@@ -22,11 +22,13 @@ pub mod pattern;
 pub mod profile;
 mod request;
 mod resolve;
+mod resolver;
 mod revoke;
 mod server;
 mod shape;
 mod skew;
 mod transit;
+mod trust;
 mod validate;
 
 pub use catalogue::{Catalogue, CatalogueError, ProfileFault, ProviderSummary, RevocationSummary, SettingSummary};
@@ -40,3 +42,4 @@ pub use server::{
 };
 pub use skew::ClockSkew;
 pub use transit::{TransitError, TransitKeyWrapper, TransitSettings, TransitToken};
+pub use trust::CaFile;

@@ -4,7 +4,6 @@ use std::{
     convert::Infallible,
     error::Error,
     io,
-    net::{IpAddr, SocketAddr},
     path::PathBuf,
     pin::Pin,
     sync::{
@@ -19,15 +18,14 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use http_body::{Frame, SizeHint};
 use ipnet::IpNet;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject},
-};
 use tokio::time::Instant;
 use url::Url;
 
-use crate::{AddressFault, Guard, NotSent, UnknownOutcome};
+use crate::{
+    Guard, NotSent, UnknownOutcome,
+    resolver::{GuardedResolver, Lookup, ResolveFailed, ResolveRefused, SystemLookup},
+    trust::{CaFile, tls_config},
+};
 
 /// How much of an answer is read.
 pub const ANSWER_LIMIT: usize = 64 * 1024;
@@ -49,8 +47,8 @@ pub struct OutboundSettings {
     pub allow_networks: Vec<IpNet>,
     /// Hosts, as `name` or `name:port`, that may be spoken to over plain HTTP.
     pub allow_http_hosts: Vec<String>,
-    /// PEM files of further certificate authorities.
-    pub ca_files: Vec<PathBuf>,
+    /// Further certificate authorities.
+    pub ca_files: Vec<CaFile>,
 }
 
 /// Why there is no client.
@@ -97,12 +95,16 @@ pub(crate) struct Outbound {
 
 impl Outbound {
     pub(crate) fn new(settings: OutboundSettings) -> Result<Self, OutboundError> {
+        Self::with_lookup(settings, Arc::new(SystemLookup))
+    }
+
+    pub(crate) fn with_lookup(settings: OutboundSettings, lookup: Arc<dyn Lookup>) -> Result<Self, OutboundError> {
         let tls = tls_config(&settings.ca_files)?;
         let guard = Guard::new(settings.allow_networks, settings.allow_http_hosts);
         // HTTP/1.1 only: with HTTP/2, one broken connection would leave the outcome of many requests unknown at once.
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
-            .dns_resolver(GuardedResolver { guard: guard.clone() })
+            .dns_resolver(GuardedResolver { guard: guard.clone(), lookup })
             .http1_only()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
@@ -252,64 +254,10 @@ fn is_tls(error: &(dyn Error + 'static)) -> bool {
     error.is::<rustls::Error>() || held.is_some_and(|held| is_tls(held))
 }
 
-fn tls_config(ca_files: &[PathBuf]) -> Result<ClientConfig, OutboundError> {
-    let mut roots = RootCertStore::empty();
-    let native = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(native.certs);
-    for file in ca_files {
-        let fault = |source: Box<dyn Error + Send + Sync>| OutboundError::CaFile { file: file.clone(), source };
-        let certificates: Vec<_> =
-            CertificateDer::pem_file_iter(file).and_then(Iterator::collect).map_err(|error| fault(error.into()))?;
-        if certificates.is_empty() {
-            return Err(fault("it holds no certificate".into()));
-        }
-        for certificate in certificates {
-            roots.add(certificate).map_err(|error| fault(error.into()))?;
-        }
-    }
-    if roots.is_empty() {
-        tracing::warn!("this machine has no certificate authorities: no HTTPS call can succeed");
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(OutboundError::Tls)?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
-/// The system's resolver, less the addresses that we do not speak to. The HTTP client connects to what this returns and
-/// nothing else, so that a name cannot change between check and use.
-#[derive(Debug)]
-struct GuardedResolver {
-    guard: Guard,
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("every address of the name is refused: {0}")]
-struct ResolveRefused(AddressFault);
-
-#[derive(Debug, thiserror::Error)]
-#[error("the name does not resolve")]
-struct ResolveFailed(#[source] io::Error);
-
-impl Resolve for GuardedResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let guard = self.guard.clone();
-        Box::pin(async move {
-            let host = name.as_str();
-            let found: Vec<SocketAddr> = match host.parse::<IpAddr>() {
-                Ok(ip) => vec![SocketAddr::new(ip, 0)],
-                Err(_) => tokio::net::lookup_host((host, 0)).await.map_err(ResolveFailed)?.collect(),
-            };
-            let kept = guard.keep_allowed(host, found).map_err(ResolveRefused)?;
-            Ok(Box::new(kept.into_iter()) as Addrs)
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::AddressFault;
 
     #[derive(Debug, thiserror::Error)]
     #[error("outer")]
@@ -329,16 +277,6 @@ mod tests {
         assert_eq!(fault(refused()), NotSent::Connect);
         assert_eq!(fault(tls()), NotSent::Tls);
         assert_eq!(fault(io(Box::new(io(Box::new(tls()))))), NotSent::Tls);
-    }
-
-    #[test]
-    fn a_file_of_certificates_must_hold_some() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("ca.pem");
-        let settings = || OutboundSettings { ca_files: vec![file.clone()], ..OutboundSettings::default() };
-        assert!(matches!(Outbound::new(settings()), Err(OutboundError::CaFile { .. })));
-        std::fs::write(&file, "nothing").unwrap();
-        assert!(matches!(Outbound::new(settings()), Err(OutboundError::CaFile { .. })));
     }
 
     #[tokio::test]

@@ -6,7 +6,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -47,7 +50,16 @@ fn pause_name(name: &str) -> String {
 #[derive(Debug, Default)]
 pub(crate) struct LocalQuotas {
     ready_at: Mutex<HashMap<String, i64>>,
+    /// When starts that came to a full table last swept it.
+    swept_at: AtomicI64,
 }
+
+/// Quotas of starts are named after users, and whoever starts flows names users as it likes: a full table gives no further
+/// ones until others are whole again. Quotas of other names, of which there are few, are always given.
+const MOST: usize = 200_000;
+
+/// What the names of quotas of starts begin with.
+const OF_STARTS: &str = "start:";
 
 impl LocalQuotas {
     fn rows(&self) -> MutexGuard<'_, HashMap<String, i64>> {
@@ -63,9 +75,28 @@ impl LocalQuotas {
         if refused {
             return Err((whole_at.unwrap_or(0), paused_until));
         }
+        if whole_at.is_none() && name.starts_with(OF_STARTS) && rows.len() >= MOST {
+            // Once a second, so that a flood is not answered with work.
+            if at.saturating_sub(self.swept_at.load(Ordering::Relaxed)) >= 1_000_000 {
+                self.swept_at.store(at, Ordering::Relaxed);
+                rows.retain(|_, ready_at| *ready_at > at);
+            }
+            if rows.len() >= MOST {
+                return Err((at.saturating_add(tolerance).saturating_add(interval), 0));
+            }
+        }
         let whole_at = whole_at.unwrap_or(at).max(at).saturating_add(interval);
         rows.insert(name.to_owned(), whole_at);
         Ok(whole_at)
+    }
+
+    fn give_back(&self, name: &str, at: i64, interval: i64) {
+        let mut rows = self.rows();
+        let Some(whole_at) = rows.get_mut(name) else { return };
+        *whole_at = whole_at.saturating_sub(interval);
+        if *whole_at <= at {
+            rows.remove(name);
+        }
     }
 
     fn pause(&self, pause: String, until: i64) {
@@ -187,6 +218,19 @@ impl TokenStore {
         Ok((whole_at.unwrap_or(0), paused_until.unwrap_or(0)))
     }
 
+    /// Gives back what was taken for something that was refused then, so that refusals do not fill the memory. Rows of a
+    /// database are left to the sweep.
+    pub fn give_back_quota(&self, name: &str, per: Duration, now: Timestamp) {
+        if matches!(self.db, Db::Sqlite(_)) {
+            self.quotas.give_back(name, instant_micros(now), micros(per).max(1));
+        }
+    }
+
+    /// How many quotas this process has in memory; none where replicas share them.
+    pub fn quotas_in_memory(&self) -> usize {
+        self.quotas.rows().len()
+    }
+
     /// Lets nobody take from a quota before `until`; a shorter pause never cuts a longer one.
     pub async fn pause_quota(&self, name: &str, until: Timestamp) -> Result<(), StoreError> {
         match &self.db {
@@ -211,5 +255,41 @@ impl TokenStore {
                 Ok(sqlx::query(sql::admin::SWEEP_QUOTAS).bind(at).execute(pool).await?.rows_affected())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: i64 = 1_000_000;
+
+    #[test]
+    fn what_is_given_back_leaves_nothing_behind() {
+        let quotas = LocalQuotas::default();
+        let take = || quotas.take("start:h:default:u-1", "paused", 0, SECOND, SECOND).is_ok();
+        assert!(take() && take() && !take());
+        quotas.give_back("start:h:default:u-1", 0, SECOND);
+        assert!(take() && !take());
+        quotas.give_back("start:h:default:u-1", 0, SECOND);
+        quotas.give_back("start:h:default:u-1", 0, SECOND);
+        quotas.give_back("start:h:default:u-1", 0, SECOND);
+        assert!(quotas.rows().is_empty());
+    }
+
+    #[test]
+    fn a_flood_of_starts_does_not_grow_the_table_and_costs_other_quotas_nothing() {
+        let quotas = LocalQuotas::default();
+        let take = |name: &str, at| quotas.take(name, "paused", at, 36 * SECOND, 99 * 36 * SECOND).is_ok();
+        let start = 100 * SECOND;
+        let given = (0..1_000_000).filter(|user| take(&format!("start:h:default:u-{user}"), start)).count();
+        assert_eq!((given, quotas.rows().len()), (MOST, MOST));
+        // Who has a quota keeps it, and a provider's budget is another matter.
+        assert!(take("start:h:default:u-1", start));
+        assert!(take("provider:ctr_1", start));
+        assert!(!take("start:h:default:u-new", start + SECOND));
+        // Once those are whole again there is room.
+        assert!(take("start:h:default:u-new", start + 40 * SECOND));
+        assert!(quotas.rows().len() < 10, "{}", quotas.rows().len());
     }
 }

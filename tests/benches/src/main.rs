@@ -4,6 +4,7 @@ mod bare;
 mod broker;
 mod child;
 mod database;
+mod key_check;
 mod load;
 mod open_loop;
 mod rotation;
@@ -31,6 +32,8 @@ struct Arguments {
 enum Bench {
     /// A token call with a fresh token, beside a bare axum route.
     TokenCall(token_call::TokenCall),
+    /// Whether the time of a key's check tells how near a wrong key was.
+    KeyCheck(key_check::KeyCheck),
     /// Time and memory of a start.
     StartUp(start_up::StartUp),
     /// Refreshing what is due, beside token calls.
@@ -61,6 +64,7 @@ enum Bench {
 async fn main() -> anyhow::Result<()> {
     match Arguments::parse().bench {
         Bench::TokenCall(settings) => token_call::measure(&settings).await,
+        Bench::KeyCheck(settings) => key_check::measure(&settings),
         Bench::StartUp(settings) => start_up::measure(&settings).await,
         Bench::Sweep(settings) => sweep::measure(&settings).await,
         Bench::ServeSweep { data_dir, sandbox, grants, budget, postgres } => {

@@ -40,34 +40,34 @@ const TABLE: &[(&str, &[&str])] = &[
 ];
 
 /// No key is asked for.
-const EVERYBODY: &str = "everybody";
+pub(crate) const EVERYBODY: &str = "everybody";
 
 /// The identities that have a key in the space, by their roles.
 const CALLERS: [&[&str]; 5] = [&["connector"], &["app"], &["app", "shared"], &["operator"], &["admin"]];
 
-const ALL_ROLES: &[&str] = &["connector", "app", "shared", "operator", "admin"];
+pub(crate) const ALL_ROLES: &[&str] = &["connector", "app", "shared", "operator", "admin"];
 
 const NO_CONNECTOR: &str = "ctr_00000000000000000000000000";
 
 /// One operation of the document.
 #[derive(Debug, Clone)]
-struct Operation {
-    id: String,
-    method: String,
-    path: String,
+pub(crate) struct Operation {
+    pub(crate) id: String,
+    pub(crate) method: String,
+    pub(crate) path: String,
 }
 
 /// What operations are about.
-struct Things {
-    connector: TestConnector,
-    connection: String,
-    flow: String,
-    key: String,
+pub(crate) struct Things {
+    pub(crate) connector: TestConnector,
+    pub(crate) connection: String,
+    pub(crate) flow: String,
+    pub(crate) key: String,
 }
 
 /// The ids that go into a request.
 #[derive(Clone, Copy)]
-struct Ids<'a> {
+pub(crate) struct Ids<'a> {
     connector: &'a str,
     connection: &'a str,
     flow: &'a str,
@@ -75,13 +75,13 @@ struct Ids<'a> {
 }
 
 impl Things {
-    fn ids(&self) -> Ids<'_> {
+    pub(crate) fn ids(&self) -> Ids<'_> {
         Ids { connector: &self.connector.id, connection: &self.connection, flow: &self.flow, key: &self.key }
     }
 }
 
 /// Well-formed ids of nothing.
-const MISSING: Ids<'static> = Ids {
+pub(crate) const MISSING: Ids<'static> = Ids {
     connector: NO_CONNECTOR,
     connection: "cxn_00000000000000000000000000",
     flow: "flw_00000000000000000000000000",
@@ -100,13 +100,13 @@ async fn operations(app: &TestApp) -> Vec<Operation> {
     found
 }
 
-fn roles_of(operation: &Operation) -> &'static [&'static str] {
+pub(crate) fn roles_of(operation: &Operation) -> &'static [&'static str] {
     let found = TABLE.iter().find(|(id, _)| *id == operation.id);
     found.unwrap_or_else(|| panic!("{operation:?} is not in the table of roles")).1
 }
 
 /// A connector with a connection and a flow of user `u-1`, and a key of no importance.
-async fn things(app: &TestApp) -> Things {
+pub(crate) async fn things(app: &TestApp) -> Things {
     let connector = app.connector(ConnectorSpec::oauth2()).await;
     let connection = app.seed_import(&connector, &["u-1"]).await.remove(0).connection_id;
     let flow = app.start_flow(&connector, &connector.redirect("u-1")).await.flow_id;
@@ -116,7 +116,7 @@ async fn things(app: &TestApp) -> Things {
 }
 
 /// The operation as a caller would use it on these things: a body that is right in itself.
-async fn call(client: &Client, operation: &Operation, ids: Ids<'_>) -> Answer {
+pub(crate) async fn call(client: &Client, operation: &Operation, ids: Ids<'_>) -> Answer {
     let id = match operation.path.split('/').nth(2) {
         Some("connectors") => ids.connector,
         Some("connections") => ids.connection,
@@ -149,12 +149,12 @@ async fn call(client: &Client, operation: &Operation, ids: Ids<'_>) -> Answer {
 }
 
 /// Whether the answer refuses the caller for what it is.
-fn is_refused(answer: &Answer) -> bool {
+pub(crate) fn is_refused(answer: &Answer) -> bool {
     answer.status == 401 || (answer.status == 403 && answer.json["code"] == "forbidden")
 }
 
 /// The answer without what names the request and the ids that were asked for.
-fn bare(answer: &Answer, ids: Ids<'_>) -> String {
+pub(crate) fn bare(answer: &Answer, ids: Ids<'_>) -> String {
     let mut headers: Vec<String> = answer
         .headers
         .iter()
@@ -175,7 +175,7 @@ async fn narrowed(app: &TestApp, connector: &TestConnector, space: &str) -> Clie
 }
 
 /// What of these things is left as it was.
-async fn state(app: &TestApp, things: &Things) -> Value {
+pub(crate) async fn state(app: &TestApp, things: &Things) -> Value {
     let admin = app.admin();
     let connector = admin.get(&things.connector.path("")).await.json;
     let keys = admin.get("/v1/keys?limit=200").await.json["items"].clone();

@@ -10,7 +10,9 @@ use valetkey_providers::{Catalogue, HttpAuthorizationServer};
 use valetkey_sandbox::{Control, Sandbox};
 use valetkey_server::{Config, Server};
 
-use crate::{Answer, Browser, Client, Engine, Setup, TestConnector, client, database::Place, witness};
+use crate::{
+    Answer, Browser, Client, Engine, Setup, TestConnector, client, database::Place, witness, witness::Running,
+};
 
 /// A running service with its provider. Dropped or stopped, it leaves nothing behind.
 #[derive(Debug)]
@@ -26,6 +28,7 @@ pub struct TestApp {
     sandbox: Sandbox,
     // Last, so that the database goes when nobody is connected any more.
     place: Place,
+    _running: Running,
 }
 
 /// One clock for the server and the sandbox, which runs with real time and what it was moved by.
@@ -72,6 +75,7 @@ impl TestApp {
             server: Some(server),
             sandbox,
             place,
+            _running: Running::new(),
         };
         let callers: [(_, &[Role]); 4] = [
             ("admin", &[Role::Admin]),

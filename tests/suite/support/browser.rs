@@ -117,6 +117,11 @@ impl Browser {
         let request = request.build().expect("a request");
         let name = format!("{} {}", request.method(), request.url());
         let url = request.url().clone();
+        for (_, value) in url.query_pairs().filter(|(_, value)| value.starts_with("sbx_code_")) {
+            // Whatever somebody hung on to it is none.
+            let code = value.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-').next();
+            witness::plant(code.unwrap_or_default(), "a code");
+        }
         let response = self.http.execute(request).await.unwrap_or_else(|error| panic!("{name}: {error:?}"));
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let html = response.text().await.unwrap_or_else(|error| panic!("{name}: {error:?}"));
@@ -124,7 +129,7 @@ impl Browser {
             self.keep_cookie(&url, line.to_str().expect("a cookie is text"));
         }
         if url.as_str().starts_with(&self.home) {
-            witness::record(&format!("page {} {}", name.split(' ').next().unwrap_or_default(), url.path()), &html);
+            witness::record_page(name.split(' ').next().unwrap_or_default(), url.path(), status, &headers, &html);
         }
         Page { request: name, status, headers, html }
     }

@@ -78,11 +78,12 @@ impl Client {
     pub async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
         let (_, request) = request.build_split();
         let request = request.expect("a request");
-        let name = format!("{} {}", request.method(), request.url().path());
+        let (method, path) = (request.method().to_string(), request.url().path().to_owned());
+        let name = format!("{method} {path}");
         let response = self.http.execute(request).await.unwrap_or_else(|error| panic!("{name}: {error:?}"));
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let text = response.text().await.unwrap_or_else(|error| panic!("{name}: {error:?}"));
-        witness::record(&format!("answer {name}"), &format!("{status} {headers:?}\n{text}"));
+        witness::record_answer(&method, &path, status, &headers, &text);
         let json = serde_json::from_str(&text).unwrap_or(Value::Null);
         Answer { request: name, status, headers, text, json }
     }

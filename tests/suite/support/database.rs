@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqliteConnection, sqlit
 use tempfile::TempDir;
 use valetkey_server::Config;
 
-use crate::{Engine, pool::Lent};
+use crate::{Engine, pool::Lent, witness};
 
 /// What replicas share: base64 of 32 bytes.
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -23,6 +23,13 @@ fn server_url() -> String {
     let url = std::env::var("VALETKEY_TEST_POSTGRES_URL").unwrap_or_default();
     assert!(!url.is_empty(), "VALETKEY_TEST_POSTGRES_URL names no server, and this run may leave nothing out");
     url
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Before they go.
+        witness::search_files(self.around.path());
+    }
 }
 
 impl Place {

@@ -53,6 +53,7 @@ impl TestApp {
             }
             change(grant, &mut entry);
             writeln!(lines, "{entry}").expect("memory takes it");
+            witness::plant(&grant.access_token, "an access token");
             if let Some(token) = &grant.refresh_token {
                 witness::plant(token, "a refresh token");
             }

@@ -74,5 +74,5 @@ pub(super) async fn ready(State(api): State<Api>) -> Answered<Readiness> {
 #[utoipa::path(get, path = "/metrics", operation_id = "read_metrics", tag = "health",
     responses((status = OK, description = "OpenMetrics text", content_type = "application/openmetrics-text", body = String)))]
 pub(super) async fn metrics(State(api): State<Api>) -> Response {
-    ([(header::CONTENT_TYPE, OPEN_METRICS)], api.broker().metrics().encode()).into_response()
+    ([(header::CONTENT_TYPE, OPEN_METRICS)], api.numbers()).into_response()
 }

@@ -3,12 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails, fails its test")]
 
 mod authorization;
+mod calls;
 mod catalogue;
+mod confinement;
 mod discovery;
 mod exchange;
 mod outcomes;
+mod redirects;
 mod requests;
 mod revocation;
 mod support;
 mod transit;
+mod trust;
 mod validation;

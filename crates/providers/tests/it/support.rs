@@ -38,6 +38,11 @@ impl Act {
         Self::Say(format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len()))
     }
 
+    /// A JSON answer of status 200 with further header lines.
+    pub(crate) fn json_with(headers: &str, body: &str) -> Self {
+        Self::answer(200, &format!("content-type: application/json\r\n{headers}"), body)
+    }
+
     /// A whole JSON answer.
     pub(crate) fn json(status: u16, body: &str) -> Self {
         Self::answer(status, "content-type: application/json\r\n", body)
@@ -207,10 +212,15 @@ pub(crate) fn provider(server: &Server) -> HttpAuthorizationServer {
 
 /// The same, with one more profile.
 pub(crate) fn provider_with_profile(server: &Server, name: &str, toml: &str) -> HttpAuthorizationServer {
+    provider_with_profile_at(loopback(server.address), name, toml)
+}
+
+/// One with these exceptions and one more profile.
+pub(crate) fn provider_with_profile_at(outbound: OutboundSettings, name: &str, toml: &str) -> HttpAuthorizationServer {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join(format!("{name}.toml")), toml).unwrap();
     let catalogue = Catalogue::load(Some(directory.path())).unwrap();
-    HttpAuthorizationServer::new(Arc::new(catalogue), loopback(server.address), Arc::new(ManualClock::new()))
+    HttpAuthorizationServer::new(Arc::new(catalogue), outbound, Arc::new(ManualClock::new()))
         .unwrap()
         .with_deadline(Duration::from_millis(1500))
 }

@@ -259,7 +259,7 @@ fn service(reader: &mut Reader, data_dir: &Path) -> Service {
         outbound: OutboundSettings {
             allow_networks,
             allow_http_hosts: host.filter(|_| allow_http).into_iter().collect(),
-            ca_files: ca_files.iter().map(|file| data_dir.join(file)).collect(),
+            ca_files: ca_files.iter().map(|file| data_dir.join(file).into()).collect(),
         },
     }
 }

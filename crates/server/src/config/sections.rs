@@ -12,7 +12,7 @@ use std::{
 use url::Url;
 use valetkey_broker::{Limits, RefreshSettings, Retention};
 use valetkey_core::Secret;
-use valetkey_providers::OutboundSettings;
+use valetkey_providers::{CaFile, OutboundSettings};
 
 use super::{
     CallLimits, DATABASE_FILE, DatabaseConfig, GuardConfig, LogConfig, LogFormat, MIB, ServerConfig,
@@ -170,12 +170,16 @@ pub(super) fn outbound(reader: &mut Reader, data_dir: &Path) -> OutboundSettings
         "hosts, as name or name:port, that may be reached over plain HTTP",
         Vec::new(),
     );
-    let ca_files: Vec<PathBuf> = reader.read(
+    let ca_files: Vec<String> = reader.read(
         "outbound.ca_files",
         "certificates of private authorities, PEM, beside those of the system",
         Vec::new(),
     );
-    let ca_files = ca_files.iter().map(|file| data_dir.join(file)).collect();
+    let ca_file = |text: &String| {
+        let Ok(CaFile { host, file }) = text.parse();
+        CaFile { host, file: data_dir.join(file) }
+    };
+    let ca_files = ca_files.iter().map(ca_file).collect();
     OutboundSettings { allow_networks, allow_http_hosts, ca_files }
 }
 

@@ -7,6 +7,7 @@ mod data_directory;
 mod hold;
 mod keyring;
 mod library;
+mod memory;
 mod serving;
 mod support;
 mod verbs;
