@@ -320,6 +320,7 @@ engine_tests! {
         is_hit(" in panic:", &let_out);
         is_hit(" in page GET /oauth/callback/", &let_out);
         // In the database, in what SQLite writes before it, and in a file that somebody left.
+        fs::create_dir_all(app.data_dir()).expect("a folder");
         fs::write(app.data_dir().join("left.tmp"), &let_out).expect("a file");
         let stored = walk.hits_stored(&app).await;
         let places = match app.engine() {
