@@ -103,16 +103,19 @@ async fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) -> anyhow::Resul
             bail!("the server closed the connection");
         }
         filled += read;
-        let seen = &buffer[..filled];
-        if let Some(end) = seen.windows(4).position(|four| four == b"\r\n\r\n") {
-            if !seen.starts_with(b"HTTP/1.1 200") {
-                bail!("the server answered {}", String::from_utf8_lossy(&seen[..filled.min(300)]));
-            }
-            if filled >= end + 4 + content_length(&seen[..end])? {
-                return Ok(());
-            }
+        if is_whole(&buffer[..filled])? {
+            return Ok(());
         }
     }
+}
+
+/// Whether an answer is all there; one that is not a 200 is an error.
+pub(crate) fn is_whole(seen: &[u8]) -> anyhow::Result<bool> {
+    let Some(end) = seen.windows(4).position(|four| four == b"\r\n\r\n") else { return Ok(false) };
+    if !seen.starts_with(b"HTTP/1.1 200") {
+        bail!("the server answered {}", String::from_utf8_lossy(&seen[..seen.len().min(300)]));
+    }
+    Ok(seen.len() >= end + 4 + content_length(&seen[..end])?)
 }
 
 fn content_length(head: &[u8]) -> anyhow::Result<usize> {

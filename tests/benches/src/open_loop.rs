@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 
 /// Threads, and connections.
 const WORKERS: u32 = 32;
@@ -118,22 +118,8 @@ fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) -> anyhow::Result<()> 
             bail!("the server closed the connection");
         }
         filled += read;
-        let seen = &buffer[..filled];
-        if let Some(end) = seen.windows(4).position(|four| four == b"\r\n\r\n") {
-            if !seen.starts_with(b"HTTP/1.1 200") {
-                bail!("the server answered {}", String::from_utf8_lossy(&seen[..filled.min(300)]));
-            }
-            if filled >= end + 4 + content_length(&seen[..end])? {
-                return Ok(());
-            }
+        if crate::load::is_whole(&buffer[..filled])? {
+            return Ok(());
         }
     }
-}
-
-fn content_length(head: &[u8]) -> anyhow::Result<usize> {
-    let head = std::str::from_utf8(head)?;
-    head.lines()
-        .find_map(|line| line.split_once(':').filter(|(name, _)| name.eq_ignore_ascii_case("content-length")))
-        .and_then(|(_, value)| value.trim().parse().ok())
-        .context("the answer has no content-length")
 }
