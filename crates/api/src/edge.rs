@@ -92,27 +92,31 @@ where
 
 /// The same edge around the answer to one request, with no more than a line for who debugs: for the hot path, whose handler
 /// calls it itself.
-pub(crate) async fn lean<F, R>(id: String, answer: F) -> Response
+///
+/// No `async fn`, as [`guarded`]: each would keep a second copy of the future that it is given, and all of it is moved to
+/// the heap with each call.
+pub(crate) fn lean<F, R>(id: String, answer: F) -> impl Future<Output = Response>
 where
     F: Future<Output = R>,
     R: IntoResponse,
 {
-    let response = guarded(id.clone(), answer.map(Ok)).await;
-    tracing::debug!(request.id = id, http.status = response.status().as_u16(), "answered a token call");
-    finished(response, &id)
+    guarded(id.clone(), answer.map(Ok)).map(move |response| {
+        tracing::debug!(request.id = id, http.status = response.status().as_u16(), "answered a token call");
+        finished(response, &id)
+    })
 }
 
 /// Runs the route; a panic becomes a problem.
-async fn guarded<F, R>(id: String, answer: F) -> Response
+fn guarded<F, R>(id: String, answer: F) -> impl Future<Output = Response>
 where
     F: Future<Output = Result<R, Infallible>>,
     R: IntoResponse,
 {
-    match with_request_id(id, AssertUnwindSafe(answer).catch_unwind()).await {
+    with_request_id(id, AssertUnwindSafe(answer).catch_unwind()).map(|answer| match answer {
         Ok(Ok(response)) => response.into_response(),
         // The panic itself was told on standard error by the panic hook, with its place.
         Err(_) => Problem::internal(Panicked).into_response(),
-    }
+    })
 }
 
 #[derive(Debug, thiserror::Error)]

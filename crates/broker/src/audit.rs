@@ -10,8 +10,8 @@ tokio::task_local! {
 }
 
 /// Runs `future` so that the audit events it causes carry the request's id.
-pub async fn with_request_id<F: Future>(id: String, future: F) -> F::Output {
-    REQUEST_ID.scope(id, future).await
+pub fn with_request_id<F: Future>(id: String, future: F) -> impl Future<Output = F::Output> {
+    REQUEST_ID.scope(id, future)
 }
 
 /// The same for what goes on in a task of its own.
