@@ -13,6 +13,7 @@ mod edge;
 mod extract;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod hot;
 mod openapi;
 mod pages;
 mod problem;
@@ -23,6 +24,7 @@ mod state;
 mod wire;
 
 pub use command_line::{AsCommandLine, AsCommandLineLayer, X_VALETKEY_SPACE, as_command_line};
+pub use hot::{Network, Served};
 pub use openapi::openapi;
 pub use problem::{Problem, ProblemCode};
 pub use state::{Api, ApiSettings, router};

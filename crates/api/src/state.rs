@@ -15,7 +15,7 @@ use valetkey_broker::Broker;
 use valetkey_core::{Clock, Entropy, KeyId, Timestamp};
 use valetkey_limiter::{Bound, KeyedLimiter};
 
-use crate::{client_address::AddressKey, request_id::RequestIds, routes};
+use crate::{client_address::AddressKey, hot::Network, request_id::RequestIds, routes};
 
 /// How many addresses the limit of failing callbacks keeps in mind.
 const ADDRESSES: usize = 100_000;
@@ -85,6 +85,11 @@ impl Api {
     /// The router of the network.
     pub fn router(&self) -> Router {
         routes::network(self)
+    }
+
+    /// The same as a service for [`axum::serve`], with a shorter way for token calls.
+    pub fn network(&self) -> Network {
+        Network::new(self.clone())
     }
 
     /// The router of the socket in the data directory: the network's, and the spaces. The layer

@@ -63,6 +63,9 @@ pub enum StartError {
     /// The scheduled work.
     #[error(transparent)]
     Jobs(#[from] JobsError),
+    /// The threads of the scheduled work.
+    #[error("the threads of the scheduled work do not start")]
+    Background(#[source] io::Error),
     /// The address that was listened at makes no public one.
     #[error("http://{address} is no public address")]
     PublicUrl {

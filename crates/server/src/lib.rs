@@ -2,6 +2,7 @@
 //!
 //! [`Server`] is the whole of it in one value; several may run in one process. [`run`] is the binary.
 
+mod background;
 mod cli;
 mod config;
 mod data_dir;

@@ -23,6 +23,7 @@ use valetkey_providers::AuthorizationServer;
 
 use crate::{
     StartError,
+    background::Background,
     config::Config,
     data_dir::socket_path,
     foundation::{Foundation, Means},
@@ -60,6 +61,8 @@ struct Listening {
     api: Api,
     guard: Guard,
     jobs: Option<Jobs>,
+    /// Where the jobs run; outlives them.
+    background: Option<Background>,
     /// What listens, the sweep of the limits and the watch of the guard.
     tasks: Vec<JoinHandle<()>>,
     stopping: CancellationToken,
@@ -194,6 +197,7 @@ impl Server {
         let drained = listening.broker.drain(left).await;
         listening.guard.finish().await;
         self.foundation.store.close().await;
+        drop(listening.background.take());
         worked && answered && drained
     }
 }
@@ -210,7 +214,13 @@ impl Listening {
         let broker = foundation.broker(config, public_url.clone());
         // Before anything is presented or served.
         let guard = Guard::start(config, &broker).await?;
-        let jobs = if config.jobs { Some(Jobs::start(broker.clone()).await?) } else { None };
+        let background = if config.jobs { Some(Background::start().map_err(StartError::Background)?) } else { None };
+        let jobs = match &background {
+            Some(background) => {
+                Some(background.run(Jobs::start(broker.clone())).await.map_err(StartError::Background)??)
+            }
+            None => None,
+        };
         let stopping = CancellationToken::new();
         let api = api(config, foundation, &broker, public_url.clone());
         let mut tasks = vec![tokio::spawn(sweep(api.clone(), stopping.clone()))];
@@ -223,15 +233,14 @@ impl Listening {
         let listener = listener.tap_io(|stream| {
             let _ = stream.set_nodelay(true);
         });
-        let service = api.router().into_make_service_with_connect_info::<SocketAddr>();
-        let serving = axum::serve(listener, service).with_graceful_shutdown(stopping.clone().cancelled_owned());
+        let serving = axum::serve(listener, api.network()).with_graceful_shutdown(stopping.clone().cancelled_owned());
         tasks.push(tokio::spawn(async move { report(serving.await) }));
         if let Some(socket) = socket {
             let router = operator::router(&api, broker.clone(), keyring::router(config, foundation, &broker));
             let serving = axum::serve(socket, router).with_graceful_shutdown(stopping.clone().cancelled_owned());
             tasks.push(tokio::spawn(async move { report(serving.await) }));
         }
-        Ok(Self { local_addr, public_url, broker, api, guard, jobs, tasks, stopping })
+        Ok(Self { local_addr, public_url, broker, api, guard, jobs, background, tasks, stopping })
     }
 }
 

@@ -18,6 +18,8 @@ mod revocations;
 mod spaces;
 mod token;
 
+pub(crate) use self::token::token_call;
+
 use axum::{
     Router,
     extract::State,

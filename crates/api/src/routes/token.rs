@@ -5,7 +5,7 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
-use valetkey_core::ConnectorId;
+use valetkey_core::{ConnectorId, PresentedKey};
 
 use crate::{
     Api,
@@ -25,14 +25,29 @@ use crate::{
     params(("id" = String, Path, description = "The connector")),
     request_body = TokenIn, responses((status = OK, description = "The token", body = TokenOut)))]
 pub(super) async fn fetch_token(State(api): State<Api>, request: Request) -> Response {
-    lean(api.request_id(request.headers()), answer(&api, request)).await
+    let id = api.request_id(request.headers());
+    lean(id, routed(&api, request)).await
 }
 
-async fn answer(api: &Api, request: Request) -> Result<Response, Problem> {
+/// The same where the connector is known already.
+pub(crate) fn token_call(api: Api, connector: ConnectorId, request: Request) -> impl Future<Output = Response> {
+    let id = api.request_id(request.headers());
+    lean(id, async move {
+        let (mut parts, body) = request.into_parts();
+        let Presented(key) = Presented::from_request_parts(&mut parts, &api).await?;
+        answer(&api, &key, connector, Request::from_parts(parts, body)).await
+    })
+}
+
+async fn routed(api: &Api, request: Request) -> Result<Response, Problem> {
     let (mut parts, body) = request.into_parts();
     let Presented(key) = Presented::from_request_parts(&mut parts, api).await?;
     let PathParam(connector) = PathParam::<ConnectorId>::from_request_parts(&mut parts, api).await?;
-    let JsonBody(wanted) = JsonBody::<TokenIn>::from_request(Request::from_parts(parts, body), api).await?;
-    let issued = api.broker().access(&key, connector, &wanted.try_into()?, &|key| api.admit(key)).await?;
+    answer(api, &key, connector, Request::from_parts(parts, body)).await
+}
+
+async fn answer(api: &Api, key: &PresentedKey, connector: ConnectorId, request: Request) -> Result<Response, Problem> {
+    let JsonBody(wanted) = JsonBody::<TokenIn>::from_request(request, api).await?;
+    let issued = api.broker().access(key, connector, &wanted.try_into()?, &|key| api.admit(key)).await?;
     Ok(json(StatusCode::OK, &TokenOut::from(&issued)))
 }
