@@ -66,11 +66,15 @@ impl Broker {
             (Some(new), Some(old)) => new != old,
             _ => false,
         };
-        if tokens.refresh_token.is_none() {
+        let stays = tokens.refresh_token.is_none();
+        if stays {
             tokens.refresh_token.clone_from(&job.refresh_token);
-            tokens.refresh_expires_at = tokens.refresh_expires_at.or(job.connection.refresh_expires_at);
         }
         schedule::complete_lives(&mut tokens, &job.facts);
+        if stays {
+            // Its use has moved an end that is counted from there. Any other one was stated for it and holds.
+            tokens.refresh_expires_at = tokens.refresh_expires_at.or(job.connection.refresh_expires_at);
+        }
         let granted = tokens.scopes.clone().unwrap_or_else(|| job.connection.granted_scopes.clone());
         let due_at = match job.connector.grant {
             Grant::AuthorizationCode => schedule::due_at(&tokens, &job.facts, self.entropy()),
