@@ -66,8 +66,11 @@ pub type Admit<'a> = dyn Fn(KeyId) -> Result<(), Duration> + Send + Sync + 'a;
 /// How long a caller is asked to wait where nothing better is known.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
+/// The same where asking again at once will do.
+const MOMENT: Duration = Duration::from_secs(1);
+
 /// The code of a circuit that is open because the provider asked for patience, not because it refuses the client.
-const LIMITED: &str = "limited";
+pub(crate) const LIMITED: &str = "limited";
 
 impl Broker {
     /// Hands out a token that is valid now.
@@ -329,7 +332,11 @@ impl Broker {
     /// The connection of a connector with client credentials is made by its first token call.
     async fn first_of_client(&self, connector: &Connector) -> Result<Arc<StoredConnection>, BrokerError> {
         let now = self.now();
-        self.store().make_connection(connector, ConnectionId::new(now, self.entropy()), now).await?;
+        let new_id = ConnectionId::new(now, self.entropy());
+        if !self.store().make_connection(connector, new_id, now).await? {
+            // It was edited at the same moment, or deleted: the next call sees which.
+            return Err(BrokerError::ProviderUnavailable { code: "connector_changed", retry_after: MOMENT });
+        }
         let found = self.store().shared(&connector.space, connector.id).find(&Label::none()).await?;
         found.ok_or(BrokerError::NotFound(Resource::Connector))
     }

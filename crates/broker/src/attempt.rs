@@ -1,5 +1,7 @@
 //! How an unknown outcome goes on: the rotation class decides (DESIGN.md, section 6.7).
 
+use std::time::Duration;
+
 use valetkey_core::{AttemptState, Connection, Entropy, RotationClass, Timestamp};
 
 use crate::{RefreshSettings, schedule::backoff};
@@ -7,16 +9,39 @@ use crate::{RefreshSettings, schedule::backoff};
 /// Repeats within a grace, after the first send.
 const GRACE_REPEATS: i64 = 3;
 
+/// A provider that asks for patience gets this much at most.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(3_600);
+
 /// What is known when an outcome is not.
 #[derive(Debug)]
 pub(crate) struct UnknownCase<'a> {
     pub(crate) connection: &'a Connection,
     pub(crate) class: RotationClass,
-    pub(crate) send_no: i64,
-    pub(crate) first_sent_at: Timestamp,
+    pub(crate) send: OpenSend,
     /// Other live connections of the same client and user.
     pub(crate) siblings: i64,
     pub(crate) now: Timestamp,
+}
+
+impl UnknownCase<'_> {
+    /// How long the provider is left alone that asked for it: an hour at most, and not past a grace that a repeat could
+    /// still use.
+    pub(crate) fn patience(&self) -> Duration {
+        let patience = patience(self.send.asked.unwrap_or_default());
+        match self.class.safe_repeat() {
+            Some(grace) if self.send.send_no <= GRACE_REPEATS => {
+                let left = self.send.first_sent_at.plus(grace).since(self.now);
+                // A quarter of it for whoever comes to it late.
+                if left.is_zero() { patience } else { patience.min(left * 3 / 4) }
+            }
+            _ => patience,
+        }
+    }
+}
+
+/// What is granted of the patience that a provider asks for.
+pub(crate) fn patience(asked: Duration) -> Duration {
+    asked.min(LONGEST_PATIENCE)
 }
 
 /// How it goes on.
@@ -26,15 +51,24 @@ pub(crate) struct GoOn {
     pub(crate) next_try_at: Timestamp,
 }
 
+/// The send whose outcome is not known.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OpenSend {
+    pub(crate) send_no: i64,
+    pub(crate) first_sent_at: Timestamp,
+    /// How long the provider asked to wait.
+    pub(crate) asked: Option<Duration>,
+}
+
 /// Decides whether, and when, the same refresh token may be presented again.
 pub(crate) fn after_unknown(case: &UnknownCase<'_>, settings: &RefreshSettings, entropy: &dyn Entropy) -> GoOn {
-    let soon = case.now.plus(backoff(settings, case.send_no, entropy));
+    let soon = case.now.plus(backoff(settings, case.send.send_no, entropy).max(case.patience()));
     let repeat = |next_try_at| GoOn { state: AttemptState::RepeatAllowed, next_try_at };
     match case.class {
         RotationClass::NonRotating | RotationClass::Soft => repeat(soon),
         RotationClass::Grace { .. } => {
-            let safe_until = case.class.safe_repeat().map(|grace| case.first_sent_at.plus(grace));
-            if case.send_no <= GRACE_REPEATS && safe_until.is_some_and(|until| soon < until) {
+            let safe_until = case.class.safe_repeat().map(|grace| case.send.first_sent_at.plus(grace));
+            if case.send.send_no <= GRACE_REPEATS && safe_until.is_some_and(|until| soon < until) {
                 repeat(soon)
             } else {
                 repeat(late(case, soon))
@@ -59,14 +93,12 @@ fn late(case: &UnknownCase<'_>, soon: Timestamp) -> Timestamp {
 /// Whether a repeat that was planned within the grace comes after it, because nobody ran meanwhile. Like one of class X it
 /// then waits for the last tenth of the access token's life.
 pub(crate) fn comes_after_grace(case: &UnknownCase<'_>) -> bool {
-    let safe_until = case.class.safe_repeat().map(|grace| case.first_sent_at.plus(grace));
+    let safe_until = case.class.safe_repeat().map(|grace| case.send.first_sent_at.plus(grace));
     safe_until.is_some_and(|until| until <= case.now) && late(case, case.now) > case.now
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use valetkey_core::{ConnectionId, ConnectorId, Label, Owner, Refreshing, SpaceId, Status, SystemEntropy};
 
     use super::*;
@@ -107,7 +139,8 @@ mod tests {
         let start = Timestamp::from_millis(1_800_000_000_000);
         let connection = connection(start);
         let now = start.plus(Duration::from_secs(elapsed));
-        let case = UnknownCase { connection: &connection, class, send_no, first_sent_at: start, siblings, now };
+        let send = OpenSend { send_no, first_sent_at: start, asked: None };
+        let case = UnknownCase { connection: &connection, class, send, siblings, now };
         let end = after_unknown(&case, &RefreshSettings::default(), &SystemEntropy);
         (end.state, end.next_try_at.since(start).as_secs())
     }
@@ -133,8 +166,8 @@ mod tests {
         let connection = connection(start);
         let comes_after = |class, elapsed| {
             let now = start.plus(Duration::from_secs(elapsed));
-            let case =
-                UnknownCase { connection: &connection, class, send_no: 2, first_sent_at: start, siblings: 0, now };
+            let send = OpenSend { send_no: 2, first_sent_at: start, asked: None };
+            let case = UnknownCase { connection: &connection, class, send, siblings: 0, now };
             comes_after_grace(&case)
         };
         let grace = RotationClass::Grace { seconds: 60 };
@@ -195,12 +228,42 @@ mod tests {
         let case = UnknownCase {
             connection: &connection,
             class: RotationClass::Strict,
-            send_no: 1,
-            first_sent_at: start,
+            send: OpenSend { send_no: 1, first_sent_at: start, asked: None },
             siblings: 0,
             now: start,
         };
         let end = after_unknown(&case, &RefreshSettings::default(), &SystemEntropy);
         assert!(end.next_try_at.since(start).as_secs() <= 2, "{end:?}");
+    }
+
+    /// When a send of this class, made `elapsed` seconds ago, is repeated after the provider asked to wait.
+    fn asked(class: RotationClass, elapsed: u64, seconds: u64) -> u64 {
+        let start = Timestamp::from_millis(1_800_000_000_000);
+        let (connection, now) = (connection(start), start.plus(Duration::from_secs(elapsed)));
+        let send = OpenSend { send_no: 1, first_sent_at: start, asked: Some(Duration::from_secs(seconds)) };
+        let case = UnknownCase { connection: &connection, class, send, siblings: 0, now };
+        after_unknown(&case, &RefreshSettings::default(), &SystemEntropy).next_try_at.since(now).as_secs()
+    }
+
+    #[test]
+    fn a_provider_that_asks_for_patience_gets_it_within_bounds() {
+        for class in [RotationClass::NonRotating, RotationClass::Soft] {
+            assert_eq!(asked(class, 0, 120), 120, "{class:?}");
+            assert!(asked(class, 0, 0) <= 2, "{class:?}: its own pace otherwise");
+            assert_eq!(asked(class, 0, 86_400), 3_600, "{class:?}: a day counts as an hour");
+        }
+        // Never sooner than the class allows by itself.
+        assert_eq!(asked(RotationClass::Strict, 10, 120), 890);
+        assert_eq!(asked(RotationClass::Strict, 10, 950), 950);
+        assert_eq!(asked(RotationClass::StrictWide, 10, 950), 950);
+    }
+
+    #[test]
+    fn patience_does_not_cost_a_grace() {
+        let grace = RotationClass::Grace { seconds: 100 };
+        assert_eq!(asked(grace, 0, 30), 30);
+        assert_eq!(asked(grace, 0, 3_600), 60, "three quarters of what is left");
+        assert_eq!(asked(grace, 40, 3_600), 30);
+        assert_eq!(asked(grace, 90, 500), 810, "it is over: like a strict one");
     }
 }

@@ -20,7 +20,7 @@ pub(crate) fn class_of(outcome: &TokenOutcome) -> &'static str {
         TokenOutcome::GrantedButUnusable { .. } => "unusable",
         TokenOutcome::NotSent(_) => "not_sent",
         TokenOutcome::Limited { .. } => "limited",
-        TokenOutcome::Unknown(_) => "unknown",
+        TokenOutcome::Unknown { .. } => "unknown",
         TokenOutcome::Dead { .. } => "dead",
         TokenOutcome::Client { .. } => "client",
         TokenOutcome::Refused { .. } => "refused",

@@ -142,14 +142,17 @@ impl Broker {
             let slots = self.take_budget(connector, wanting.len(), now).await?;
             for (number, ((prepared, trigger), wait)) in wanting.into_iter().zip(slots.waits).enumerate() {
                 if number < slots.taken {
-                    flights.push(self.clone().refresh_one_due(prepared, trigger, wait));
+                    flights.push(self.clone().refresh_one_due(prepared, trigger, wait, until));
                 } else {
                     later.push((prepared.connection.id, Some(now.plus(wait))));
                 }
             }
         }
         report.postponed += u64::try_from(later.len()).unwrap_or(0);
-        let moves = later.into_iter().map(|(id, due_at)| self.store().move_due(id, due_at));
+        let moves = later.into_iter().map(async |(id, due_at)| match due_at {
+            Some(_) => self.store().move_due(id, due_at).await,
+            None => self.store().drop_due(id, until).await,
+        });
         futures::future::try_join_all(moves).await?;
         Ok(flights)
     }
@@ -184,6 +187,7 @@ impl Broker {
         prepared: Box<Prepared>,
         trigger: Trigger,
         wait: Duration,
+        claimed_until: Timestamp,
     ) -> Result<RefreshEnd, BrokerError> {
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
@@ -193,7 +197,7 @@ impl Broker {
         let id = prepared.connection.id;
         let end = self.join_prepared(prepared, trigger).landed().await;
         if end == RefreshEnd::Nothing {
-            self.store().move_due(id, None).await?;
+            self.store().drop_due(id, claimed_until).await?;
         }
         Ok(end)
     }

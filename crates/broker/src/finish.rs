@@ -221,7 +221,7 @@ impl Broker {
                 self.revoke_redeemed(flow, &tokens).await?;
                 FlowFailure::IdTokenInvalid
             }
-            TokenOutcome::NotSent(_) | TokenOutcome::Limited { .. } | TokenOutcome::Unknown(_) => {
+            TokenOutcome::NotSent(_) | TokenOutcome::Limited { .. } | TokenOutcome::Unknown { .. } => {
                 FlowFailure::ProviderUnavailable
             }
             TokenOutcome::Dead { .. } | TokenOutcome::Refused { .. } => FlowFailure::CodeRefused,
@@ -277,7 +277,7 @@ impl Broker {
                 self.fail(flow, FlowStatus::Finishing, FlowFailure::AccountChanged, actor, "").await?;
                 Err(BrokerError::FlowFailed(FlowFailure::AccountChanged))
             }
-            Connected::FlowOver | Connected::Occupied => {
+            Connected::FlowOver | Connected::Occupied | Connected::ConnectorChanged => {
                 self.revoke_redeemed(flow, &tokens).await?;
                 Err(BrokerError::FlowFailed(FlowFailure::ConnectorChanged))
             }

@@ -2,12 +2,12 @@
 
 use serde_json::json;
 use valetkey_core::{
-    Action, AuthMode, Caller, ConnectionId, ConnectorId, Grant, Label, Operation, Owner, Secret, Subject, Timestamp,
-    TokenSet, UserId,
+    Action, AuthMode, Caller, ConnectionId, Connector, ConnectorId, Grant, Label, Operation, Owner, Secret, Subject,
+    Timestamp, TokenSet, UserId,
 };
 use valetkey_store::{Connect, Connected};
 
-use crate::{Broker, BrokerError, Fault, broker::require, schedule};
+use crate::{Broker, BrokerError, Fault, broker::require, schedule, start::EDITS};
 
 /// One grant.
 #[derive(Debug, Clone)]
@@ -53,7 +53,24 @@ impl Broker {
     /// Imports one grant. Without an access token its first refresh is due at once.
     pub async fn import(&self, caller: &Caller, line: &ImportLine) -> Result<ImportReport, BrokerError> {
         require(caller, Operation::Import)?;
-        let connector = self.visible_connector(caller, line.connector_id).await?;
+        for _ in 0..EDITS {
+            let connector = self.visible_connector(caller, line.connector_id).await?;
+            match self.import_to(caller, &connector, line).await {
+                Err(BrokerError::VersionConflict { .. }) => {}
+                other => return other,
+            }
+        }
+        let now = self.visible_connector(caller, line.connector_id).await?;
+        Err(BrokerError::VersionConflict { current: now.version })
+    }
+
+    /// Imports one grant of the connector as it was read; a version conflict if it was edited meanwhile.
+    async fn import_to(
+        &self,
+        caller: &Caller,
+        connector: &Connector,
+        line: &ImportLine,
+    ) -> Result<ImportReport, BrokerError> {
         let mut faults = Vec::new();
         if connector.grant == Grant::ClientCredentials {
             faults.push(Fault::new("connector_id", "uses client credentials: there is nothing to import"));
@@ -74,7 +91,7 @@ impl Broker {
         if !faults.is_empty() {
             return Err(BrokerError::Invalid(faults));
         }
-        let facts = self.provider().facts(&connector).await?;
+        let facts = self.provider().facts(connector).await?;
         let now = self.now();
         let known = line.access_token.is_some();
         let tokens = TokenSet {
@@ -97,7 +114,7 @@ impl Broker {
         let connect = Connect {
             flow: None,
             new_id: ConnectionId::new(now, self.entropy()),
-            connector: &connector,
+            connector,
             owner: &owner,
             label: &line.label,
             tokens: &tokens,
@@ -117,6 +134,7 @@ impl Broker {
             Connected::Stored(connection) => {
                 Ok(ImportReport { connection_id: connection.id, generation: connection.generation })
             }
+            Connected::ConnectorChanged => Err(BrokerError::VersionConflict { current: connector.version }),
             Connected::Occupied | Connected::AccountChanged | Connected::FlowOver => Err(BrokerError::ConnectionExists),
         }
     }

@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use serde_json::json;
 use valetkey_core::{
-    Action, Actor, AttemptState, Connection, Connector, Grant, ReauthReason, RevocationId, RotationClass, Timestamp,
-    TokenSet,
+    Action, Actor, AttemptState, AuditEvent, Connection, Connector, Grant, ReauthReason, RevocationId, RotationClass,
+    Timestamp, TokenSet,
 };
 use valetkey_providers::{ProviderFacts, TokenOutcome};
 use valetkey_store::{EndAttempt, Settle, Settled};
 
 use crate::{
     Boundary, Broker, BrokerError,
-    attempt::{GoOn, UnknownCase, after_unknown},
+    access::LIMITED,
+    attempt::{GoOn, OpenSend, UnknownCase, after_unknown, patience},
     refresh::{Held, Job, RefreshEnd},
     schedule::{self, backoff},
 };
@@ -36,12 +37,12 @@ impl Broker {
             }
             TokenOutcome::Limited { retry_after } => {
                 let now = self.now();
-                let pause = retry_after.unwrap_or_else(|| self.pause(held)).min(Duration::from_secs(3_600));
+                let pause = patience(retry_after.unwrap_or_else(|| self.pause(held)));
                 let end = self.not_sent(job, held, code, Some(now.plus(pause))).await?;
                 self.store().open_circuit(job.connector.id, code, now, now.plus(pause)).await?;
                 Ok(end)
             }
-            TokenOutcome::Unknown(_) => self.unknown(job, held, code).await,
+            TokenOutcome::Unknown { retry_after, .. } => self.unknown(job, held, code, retry_after).await,
             TokenOutcome::Dead { reason, .. } => self.dead(job, reason, code).await,
             TokenOutcome::Client { .. } => {
                 let now = self.now();
@@ -65,11 +66,15 @@ impl Broker {
             (Some(new), Some(old)) => new != old,
             _ => false,
         };
-        if tokens.refresh_token.is_none() {
+        let stays = tokens.refresh_token.is_none();
+        if stays {
             tokens.refresh_token.clone_from(&job.refresh_token);
-            tokens.refresh_expires_at = tokens.refresh_expires_at.or(job.connection.refresh_expires_at);
         }
         schedule::complete_lives(&mut tokens, &job.facts);
+        if stays {
+            // Its use has moved an end that is counted from there. Any other one was stated for it and holds.
+            tokens.refresh_expires_at = tokens.refresh_expires_at.or(job.connection.refresh_expires_at);
+        }
         let granted = tokens.scopes.clone().unwrap_or_else(|| job.connection.granted_scopes.clone());
         let due_at = match job.connector.grant {
             Grant::AuthorizationCode => schedule::due_at(&tokens, &job.facts, self.entropy()),
@@ -136,7 +141,9 @@ impl Broker {
             tokens,
             ids: (RevocationId::new(now, self.entropy()), RevocationId::new(now, self.entropy())),
         };
-        self.store().revoke_unstored(&job.connection.space, &unstored, now).await?;
+        // They exist nowhere else.
+        let space = &job.connection.space;
+        self.write_surely(job.connection.id, || self.store().revoke_unstored(space, &unstored, now)).await?;
         self.dead(job, ReauthReason::InteractionRequired, code).await
     }
 
@@ -153,32 +160,37 @@ impl Broker {
         Ok(RefreshEnd::Failed(code))
     }
 
-    pub(crate) async fn unknown(&self, job: &Job, held: &Held, code: &'static str) -> Result<RefreshEnd, BrokerError> {
-        let go_on = self
-            .decide(
-                &job.connection,
-                &job.connector,
-                &job.facts,
-                held.attempt.send_no,
-                held.attempt.first_sent_at.unwrap_or_else(|| self.now()),
-            )
-            .await?;
+    pub(crate) async fn unknown(
+        &self,
+        job: &Job,
+        held: &Held,
+        code: &'static str,
+        asked: Option<Duration>,
+    ) -> Result<RefreshEnd, BrokerError> {
+        let first_sent_at = held.attempt.first_sent_at.unwrap_or_else(|| self.now());
+        let send = OpenSend { send_no: held.attempt.send_no, first_sent_at, asked };
+        let case = self.unknown_case(&job.connection, &job.connector, &job.facts, send).await?;
+        let (go_on, patience) = (self.decide(&case), case.patience());
         // First the connection, then the attempt, as for a dead grant.
         let end = self.go_on(&job.connection, go_on, code).await?;
         self.reached(Boundary::BetweenFailureWrites, job.connection.id);
         self.end(&job.connection, go_on.state, code, go_on.next_try_at).await?;
+        if !patience.is_zero() {
+            // The service is away, it says, and not for this connection alone: what is presented now is left open too.
+            let now = self.now();
+            self.store().open_circuit(job.connector.id, LIMITED, now, now.plus(patience)).await?;
+        }
         Ok(end)
     }
 
-    /// Asks the rotation class how an unknown outcome goes on.
-    pub(crate) async fn decide(
+    /// What is known of a send whose outcome is not.
+    pub(crate) async fn unknown_case<'a>(
         &self,
-        connection: &Connection,
+        connection: &'a Connection,
         connector: &Connector,
         facts: &ProviderFacts,
-        send_no: i64,
-        first_sent_at: Timestamp,
-    ) -> Result<GoOn, BrokerError> {
+        send: OpenSend,
+    ) -> Result<UnknownCase<'a>, BrokerError> {
         let siblings = match facts.rotation {
             RotationClass::StrictWide => self.store().count_siblings(connector, connection).await?,
             _ => 0,
@@ -188,8 +200,12 @@ impl Broker {
             Grant::ClientCredentials => RotationClass::NonRotating,
             Grant::AuthorizationCode => facts.rotation,
         };
-        let case = UnknownCase { connection, class, send_no, first_sent_at, siblings, now: self.now() };
-        Ok(after_unknown(&case, &self.inner.parts.settings.refresh, self.entropy()))
+        Ok(UnknownCase { connection, class, send, siblings, now: self.now() })
+    }
+
+    /// Asks the rotation class how an unknown outcome goes on.
+    pub(crate) fn decide(&self, case: &UnknownCase<'_>) -> GoOn {
+        after_unknown(case, &self.inner.parts.settings.refresh, self.entropy())
     }
 
     /// Carries out a decision on the connection.
@@ -210,7 +226,14 @@ impl Broker {
     async fn dead(&self, job: &Job, reason: ReauthReason, code: &'static str) -> Result<RefreshEnd, BrokerError> {
         // Conditional on the generation: another attempt that settled meanwhile makes this error mean nothing. First the
         // connection, then the attempt: a process that dies in between leaves one that somebody looks after.
-        let marked = self.mark_dead(&job.connection, reason, code).await?;
+        // What was said is known here alone.
+        let event = self.death_of(&job.connection, reason, code);
+        let now = self.now();
+        let mark = || self.store().mark_dead(&job.connection, reason, code, now, &event);
+        let marked = self.write_surely(job.connection.id, mark).await?;
+        if marked {
+            self.tell_death(&job.connection, reason);
+        }
         self.reached(Boundary::BetweenDeathWrites, job.connection.id);
         // Whoever judges a grant has accepted the client that presented it.
         self.close_circuit(job).await?;
@@ -224,14 +247,23 @@ impl Broker {
         reason: ReauthReason,
         code: &str,
     ) -> Result<bool, BrokerError> {
-        let mut event = self.connection_event(connection, Actor::System, Action::ConnectionNeedsReauth);
-        event.detail = json!({ "reason": reason, "outcome": code, "generation": connection.generation });
+        let event = self.death_of(connection, reason, code);
         let marked = self.store().mark_dead(connection, reason, code, self.now(), &event).await?;
         if marked {
-            self.inner.metrics.reauth_needed(reason.as_str());
-            tracing::warn!(connection.id = %connection.id, reason = reason.as_str(), "connection {} needs its owner: {reason}", connection.id);
+            self.tell_death(connection, reason);
         }
         Ok(marked)
+    }
+
+    pub(crate) fn death_of(&self, connection: &Connection, reason: ReauthReason, code: &str) -> AuditEvent {
+        let mut event = self.connection_event(connection, Actor::System, Action::ConnectionNeedsReauth);
+        event.detail = json!({ "reason": reason, "outcome": code, "generation": connection.generation });
+        event
+    }
+
+    pub(crate) fn tell_death(&self, connection: &Connection, reason: ReauthReason) {
+        self.inner.metrics.reauth_needed(reason.as_str());
+        tracing::warn!(connection.id = %connection.id, reason = reason.as_str(), "connection {} needs its owner: {reason}", connection.id);
     }
 
     async fn end(

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use valetkey_core::{Attempt, AttemptState, Connection, Connector, Timestamp};
+use valetkey_core::{Attempt, AttemptState, Connection, Connector, ReauthReason, Timestamp};
 use valetkey_providers::ProviderFacts;
+use valetkey_store::Stopped;
 
-use crate::{Boundary, Broker, BrokerError, hold::refreshes_despite_hold};
+use crate::{Boundary, Broker, BrokerError, attempt::OpenSend, hold::refreshes_despite_hold};
 
 /// Older leftovers were resolved long ago, or belong to generations that are over.
 const LOOK_BACK: Duration = Duration::from_secs(30 * 86_400);
@@ -71,13 +72,18 @@ impl Broker {
             return Ok(false);
         }
         let first_sent_at: Timestamp = attempt.first_sent_at.unwrap_or(attempt.created_at);
-        let go_on = self.decide(connection, connector, facts, attempt.send_no, first_sent_at).await?;
-        let now = self.now();
-        let stops = go_on.state == AttemptState::Stopped;
+        let send = OpenSend { send_no: attempt.send_no, first_sent_at, asked: None };
+        let go_on = self.decide(&self.unknown_case(connection, connector, facts, send).await?);
         self.reached(Boundary::BeforeRecoveryWrite, connection.id);
-        // First the connection, conditional on its generation: if this process dies too, the next one comes by again.
-        self.go_on(connection, go_on, ABANDONED).await?;
-        let resolved = self.store().resolve_abandoned(attempt, go_on.state, ABANDONED, go_on.next_try_at, now).await?;
+        let stops = go_on.state == AttemptState::Stopped;
+        let resolved = if stops {
+            self.stop(attempt, connection).await?
+        } else {
+            // First the connection, conditional on its generation: if this process dies too, the next one comes by again.
+            self.go_on(connection, go_on, ABANDONED).await?;
+            let next_try_at = go_on.next_try_at;
+            self.store().resolve_abandoned(attempt, go_on.state, ABANDONED, next_try_at, self.now()).await?
+        };
         if resolved {
             self.inner.metrics.attempt_ended("abandoned");
             tracing::warn!(connection.id = %connection.id, attempt.id = %attempt.id, fingerprint = %attempt.fingerprint, state = go_on.state.as_str(), "attempt {} was abandoned by its process", attempt.id);
@@ -88,5 +94,17 @@ impl Broker {
             self.go_on(connection, go_on, ABANDONED).await?;
         }
         Ok(resolved)
+    }
+
+    /// Ends a grant for an attempt of which nothing is known: both in one step, because its holder may come back and say
+    /// what became of it at this very moment.
+    async fn stop(&self, attempt: &Attempt, connection: &Connection) -> Result<bool, BrokerError> {
+        const REASON: ReauthReason = ReauthReason::UnknownOutcome;
+        let event = self.death_of(connection, REASON, ABANDONED);
+        let stopped = self.store().stop_abandoned(attempt, REASON, ABANDONED, self.now(), &event).await?;
+        if stopped == Stopped::WithItsGrant {
+            self.tell_death(connection, REASON);
+        }
+        Ok(stopped != Stopped::NotAtAll)
     }
 }

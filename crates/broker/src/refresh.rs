@@ -14,7 +14,7 @@ use valetkey_store::{HeldAttempt, NewAttempt, Prepared, StoredConnection};
 
 use crate::{
     Boundary, Broker, BrokerError,
-    attempt::{UnknownCase, comes_after_grace},
+    attempt::{OpenSend, UnknownCase, comes_after_grace},
     attempt_end::{AttemptEnd, class_of},
     hold::refreshes_despite_hold,
     schedule::backoff,
@@ -207,14 +207,23 @@ impl Broker {
         let repeats_unknown = attempt.first_sent_at.is_some_and(|first| first < now);
         let held = Held { attempt, taken, repeats_unknown };
         if held.repeats_unknown && self.comes_after_grace(job, &held) {
-            return self.unknown(job, &held, "grace_over").await;
+            return self.unknown(job, &held, "grace_over", None).await;
         }
         if !self.may_send(&held) {
             return self.gate_closed(job, &held, &new.fingerprint).await;
         }
         if two_marks {
             self.reached(Boundary::BeforeSecondMark, job.connection.id);
-            if !self.mark_attempt_sent(&new).await? || !self.may_send(&held) {
+            let marked = match self.mark_attempt_sent(&new).await {
+                Ok(marked) => marked,
+                Err(error) => {
+                    // The mark may be written all the same. That nothing was sent is known here alone: left to itself,
+                    // the attempt would count as one of which nobody knows.
+                    self.not_sent(job, &held, "not_marked", None).await?;
+                    return Err(error);
+                }
+            };
+            if !marked || !self.may_send(&held) {
                 return self.gate_closed(job, &held, &new.fingerprint).await;
             }
             self.reached(Boundary::AfterSecondMark, job.connection.id);
@@ -252,9 +261,10 @@ impl Broker {
 
     fn comes_after_grace(&self, job: &Job, held: &Held) -> bool {
         let now = self.now();
-        let (connection, class, send_no) = (&job.connection, job.facts.rotation, held.attempt.send_no);
+        let (connection, class) = (&job.connection, job.facts.rotation);
         let first_sent_at = held.attempt.first_sent_at.unwrap_or(now);
-        comes_after_grace(&UnknownCase { connection, class, send_no, first_sent_at, siblings: 0, now })
+        let send = OpenSend { send_no: held.attempt.send_no, first_sent_at, asked: None };
+        comes_after_grace(&UnknownCase { connection, class, send, siblings: 0, now })
     }
 
     /// What is left of the lease must exceed the request's deadline, by the monotonic clock.

@@ -7,13 +7,16 @@ use valetkey_core::{
     Action, AuthMode, Caller, Connector, ConnectorId, Flow, FlowId, FlowMode, FlowStatus, Grant, Label, Operation,
     Owner, Role, Secret, Subject, Timestamp, UserId,
 };
-use valetkey_store::FlowCaps;
+use valetkey_store::{Begun, FlowCaps};
 
 use crate::{
     Broker, BrokerError, Fault, Resource,
     broker::require,
     targets::{check_origin, check_return_url, is_registered},
 };
+
+/// How often something begins anew because its connector was edited at the same moment.
+pub(crate) const EDITS: usize = 3;
 
 /// What the application asks for.
 #[derive(Debug, Clone)]
@@ -62,8 +65,16 @@ impl Broker {
         start: &StartFlow,
     ) -> Result<StartedFlow, BrokerError> {
         require(caller, Operation::FlowStart)?;
-        let connector = self.visible_connector(caller, connector).await?;
-        self.start_flow_for(caller, &connector, start).await
+        // An edit at the same moment is no reason to refuse: what is asked for is looked at again.
+        for _ in 0..EDITS {
+            let connector = self.visible_connector(caller, connector).await?;
+            match self.start_flow_for(caller, &connector, start).await {
+                Err(BrokerError::VersionConflict { .. }) => {}
+                other => return other,
+            }
+        }
+        let now = self.visible_connector(caller, connector).await?;
+        Err(BrokerError::VersionConflict { current: now.version })
     }
 
     /// The connector, if it exists for the caller.
@@ -72,6 +83,7 @@ impl Broker {
         found.filter(|connector| caller.sees(connector.id)).ok_or(BrokerError::NotFound(Resource::Connector))
     }
 
+    /// Starts a flow at the connector as it was read; a version conflict if it was edited meanwhile.
     pub(crate) async fn start_flow_for(
         &self,
         caller: &Caller,
@@ -119,12 +131,19 @@ impl Broker {
             per_user: limits.open_flows_per_user,
             total: limits.open_flows_total,
         };
-        if !self.store().insert_flow(&flow, &ticket.digest(), caps, &event).await? {
+        let begun = self.store().insert_flow(&flow, connector.version, &ticket.digest(), caps, &event).await?;
+        if begun != Begun::Stored {
             for (quota, per, _) in &quotas {
                 self.store().give_back_quota(quota, *per, now);
             }
-            self.inner.metrics.limited("open-flows");
-            return Err(BrokerError::Limited { limit: "open-flows", retry_after: Duration::from_secs(60) });
+        }
+        match begun {
+            Begun::Stored => {}
+            Begun::Capped => {
+                self.inner.metrics.limited("open-flows");
+                return Err(BrokerError::Limited { limit: "open-flows", retry_after: Duration::from_secs(60) });
+            }
+            Begun::ConnectorChanged => return Err(BrokerError::VersionConflict { current: connector.version }),
         }
         Ok(StartedFlow {
             flow_id: flow.id,

@@ -55,7 +55,7 @@ fn failure(profile: &Profile, call: Call, answer: &Answer, members: Option<&Valu
             Means::Client => TokenOutcome::Client { code: "client_refused" },
             Means::ClientSecret => TokenOutcome::Client { code: INVALID_CLIENT },
             Means::Transient | Means::Limited => TokenOutcome::Limited { retry_after: wait() },
-            Means::Unknown => TokenOutcome::Unknown(UnknownOutcome::SaidSo),
+            Means::Unknown => TokenOutcome::Unknown { cause: UnknownOutcome::SaidSo, retry_after: wait() },
             Means::Admin => TokenOutcome::Refused { code: "policy" },
             Means::Refused => TokenOutcome::Refused { code: "refused" },
         };
@@ -64,14 +64,14 @@ fn failure(profile: &Profile, call: Call, answer: &Answer, members: Option<&Valu
         return TokenOutcome::Limited { retry_after: wait() };
     }
     if status.is_redirection() {
-        return TokenOutcome::Unknown(UnknownOutcome::Redirect);
+        return UnknownOutcome::Redirect.into();
     }
     // RFC 8470, section 5.2: the server did not want to process it.
     if status == StatusCode::TOO_EARLY {
         return TokenOutcome::Refused { code: "too_early" };
     }
     if status.is_server_error() || status.is_informational() || status == StatusCode::REQUEST_TIMEOUT {
-        return TokenOutcome::Unknown(UnknownOutcome::ServerError);
+        return TokenOutcome::Unknown { cause: UnknownOutcome::ServerError, retry_after: wait() };
     }
     let code = members.and_then(error_code);
     if let Some(outcome) = code.map(|code| by_code(code, wait)) {
@@ -81,9 +81,9 @@ fn failure(profile: &Profile, call: Call, answer: &Answer, members: Option<&Valu
         (StatusCode::UNAUTHORIZED, _) => TokenOutcome::Client { code: UNAUTHORIZED },
         // Whatever answered, nobody looked at the token.
         (status, _) if ENDPOINT_REFUSED.contains(&status) => TokenOutcome::Refused { code: "endpoint_refused" },
-        (_, None) => TokenOutcome::Unknown(UnknownOutcome::Unreadable),
-        (status, Some(_)) if status.is_success() => TokenOutcome::Unknown(UnknownOutcome::NoAccessToken),
-        (_, Some(_)) => TokenOutcome::Unknown(UnknownOutcome::NoErrorCode),
+        (_, None) => UnknownOutcome::Unreadable.into(),
+        (status, Some(_)) if status.is_success() => UnknownOutcome::NoAccessToken.into(),
+        (_, Some(_)) => UnknownOutcome::NoErrorCode.into(),
     }
 }
 
@@ -118,7 +118,9 @@ fn by_code(code: &str, wait: impl FnOnce() -> Option<std::time::Duration>) -> To
         "invalid_client" => TokenOutcome::Client { code: INVALID_CLIENT },
         "unauthorized_client" => TokenOutcome::Client { code: "unauthorized_client" },
         "slow_down" => TokenOutcome::Limited { retry_after: wait() },
-        "temporarily_unavailable" | "server_error" => TokenOutcome::Unknown(UnknownOutcome::ServerError),
+        "temporarily_unavailable" | "server_error" => {
+            TokenOutcome::Unknown { cause: UnknownOutcome::ServerError, retry_after: wait() }
+        }
         "invalid_request" => TokenOutcome::Refused { code: "invalid_request" },
         "invalid_scope" => TokenOutcome::Refused { code: "invalid_scope" },
         "invalid_target" => TokenOutcome::Refused { code: "invalid_target" },

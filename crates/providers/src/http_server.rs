@@ -141,7 +141,7 @@ impl HttpAuthorizationServer {
         let request = built().map_err(|error| not_sent(resolved.connector, &error))?;
         self.outbound.send(request, deadline).await.map_err(|fault| match fault {
             SendFault::NotSent(cause) => TokenOutcome::NotSent(cause),
-            SendFault::Unknown(cause) => TokenOutcome::Unknown(cause),
+            SendFault::Unknown(cause) => cause.into(),
         })
     }
 
@@ -193,7 +193,7 @@ impl HttpAuthorizationServer {
         let success = self.ask(&resolved, secrets, Asked::Refresh(request), deadline).await?;
         if has_unusable_refresh_token(&success.members, &resolved.profile.answer) {
             // Keeping the old one as if none had come would present it again without asking the rotation class.
-            return Err(TokenOutcome::Unknown(UnknownOutcome::UnusableRefreshToken));
+            return Err(UnknownOutcome::UnusableRefreshToken.into());
         }
         tokens(&resolved, &success).map(|tokens| TokenOutcome::Granted(Box::new(tokens)))
     }
@@ -234,8 +234,7 @@ fn not_sent(connector: &Connector, error: &ProviderError) -> TokenOutcome {
 }
 
 fn tokens(resolved: &Resolved<'_>, success: &Success) -> Result<TokenSet, TokenOutcome> {
-    token_set(&success.members, resolved.profile, success.sent_at)
-        .ok_or(TokenOutcome::Unknown(UnknownOutcome::NoAccessToken))
+    token_set(&success.members, resolved.profile, success.sent_at).ok_or(UnknownOutcome::NoAccessToken.into())
 }
 
 fn either(result: Result<TokenOutcome, TokenOutcome>) -> TokenOutcome {

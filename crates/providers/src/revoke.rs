@@ -41,7 +41,9 @@ impl Revoking<'_> {
                 RevokeOutcome::Retry { code: "limited", retry_after: *retry_after }
             }
             TokenOutcome::NotSent(cause) => not_sent(*cause),
-            TokenOutcome::Unknown(cause) => retry(cause.code()),
+            TokenOutcome::Unknown { cause, retry_after } => {
+                RevokeOutcome::Retry { code: cause.code(), retry_after: *retry_after }
+            }
             TokenOutcome::Client { code } | TokenOutcome::Refused { code } => RevokeOutcome::Failed { code },
             TokenOutcome::Granted(_) | TokenOutcome::GrantedButUnusable { .. } => retry("granted"),
         }

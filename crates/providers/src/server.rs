@@ -110,7 +110,12 @@ pub enum TokenOutcome {
         retry_after: Option<Duration>,
     },
     /// The provider may have processed the request.
-    Unknown(UnknownOutcome),
+    Unknown {
+        /// What was seen.
+        cause: UnknownOutcome,
+        /// How long it asked to wait.
+        retry_after: Option<Duration>,
+    },
     /// The grant (or the code) is dead.
     Dead {
         /// What its owner needs to know.
@@ -137,7 +142,7 @@ impl TokenOutcome {
             Self::Granted(_) => "granted",
             Self::NotSent(cause) => cause.code(),
             Self::Limited { .. } => "limited",
-            Self::Unknown(cause) => cause.code(),
+            Self::Unknown { cause, .. } => cause.code(),
             Self::GrantedButUnusable { code, .. }
             | Self::Dead { code, .. }
             | Self::Client { code }
@@ -228,6 +233,12 @@ impl UnknownOutcome {
             Self::NoErrorCode => "no_error_code",
             Self::SaidSo => "outcome_open",
         }
+    }
+}
+
+impl From<UnknownOutcome> for TokenOutcome {
+    fn from(cause: UnknownOutcome) -> Self {
+        Self::Unknown { cause, retry_after: None }
     }
 }
 

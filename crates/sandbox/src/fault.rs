@@ -68,6 +68,11 @@ pub enum Fault {
         /// The `Retry-After` header.
         retry_after: RetryAfter,
     },
+    /// Status 503, which says nothing about what was done before.
+    Unavailable {
+        /// The `Retry-After` header.
+        retry_after: RetryAfter,
+    },
     /// The true answer with a decoy `access_token` and `refresh_token` before the real ones.
     DuplicateKeys,
     /// The true answer, withheld until the named gate is released.
@@ -301,6 +306,7 @@ impl Fault {
             Self::ErrorInside200 { .. } => "error_inside_200",
             Self::OAuthError { .. } => "oauth_error",
             Self::RateLimited { .. } => "rate_limited",
+            Self::Unavailable { .. } => "unavailable",
             Self::DuplicateKeys => "duplicate_keys",
             Self::HoldUntilReleased { .. } => "hold_until_released",
             Self::WithoutRefreshToken => "without_refresh_token",
@@ -327,7 +333,8 @@ impl Fault {
             | Self::RedirectTo { .. }
             | Self::ErrorInside200 { .. }
             | Self::OAuthError { .. }
-            | Self::RateLimited { .. } => false,
+            | Self::RateLimited { .. }
+            | Self::Unavailable { .. } => false,
             Self::Delay { .. }
             | Self::TruncatedBody
             | Self::OversizedBody { .. }

@@ -193,17 +193,11 @@ fn reshape(shared: &Shared, answer: &mut Answer, fault: Fault) {
         }
         Fault::OAuthError { status, error } => *answer = Answer::error(status, &error),
         Fault::RateLimited { retry_after } => {
-            *answer = Answer::error(429, "slow_down");
-            let value = match retry_after {
-                RetryAfter::Seconds(seconds) => seconds.to_string(),
-                RetryAfter::DateIn(seconds) => {
-                    let ahead_ms = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);
-                    http_date(shared.clock.now_ms().saturating_add(ahead_ms))
-                }
-                RetryAfter::Text(text) => text,
-                RetryAfter::Absent => return,
-            };
-            *answer = answer.clone().header("retry-after", &value);
+            *answer = later(Answer::error(429, "slow_down"), retry_after, shared.clock.now_ms());
+        }
+        Fault::Unavailable { retry_after } => {
+            let page = Answer::text(503, "text/html", "<!doctype html><title>Maintenance</title>");
+            *answer = later(page, retry_after, shared.clock.now_ms());
         }
         Fault::OversizedBody { bytes } => {
             if let Some(members) = answer.members_mut() {
@@ -246,6 +240,20 @@ fn reshape(shared: &Shared, answer: &mut Answer, fault: Fault) {
         Fault::NestedTokens => *answer = answer.clone().shaped(AnswerShape::Nested),
         _ => {}
     }
+}
+
+/// An answer that says when to come back.
+fn later(answer: Answer, retry_after: RetryAfter, now_ms: i64) -> Answer {
+    let value = match retry_after {
+        RetryAfter::Seconds(seconds) => seconds.to_string(),
+        RetryAfter::DateIn(seconds) => {
+            let ahead_ms = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);
+            http_date(now_ms.saturating_add(ahead_ms))
+        }
+        RetryAfter::Text(text) => text,
+        RetryAfter::Absent => return answer,
+    };
+    answer.header("retry-after", &value)
 }
 
 fn broken_after(first: Bytes) -> impl Stream<Item = io::Result<Bytes>> + Send {

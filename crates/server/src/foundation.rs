@@ -6,7 +6,7 @@ use url::Url;
 use valetkey_broker::{Boundaries, Broker, BrokerParts, BrokerSettings};
 use valetkey_core::{Clock, Entropy, SystemClock, SystemEntropy};
 use valetkey_providers::{AuthorizationServer, Catalogue, HttpAuthorizationServer};
-use valetkey_store::{Database, DatabaseSettings, StoreError, TokenStore};
+use valetkey_store::{Database, DatabaseSettings, Patience, StoreError, TokenStore};
 
 use crate::{
     DataDir, StartError,
@@ -21,6 +21,8 @@ pub(crate) struct Means {
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) authorization_server: Option<Arc<dyn AuthorizationServer>>,
     pub(crate) boundaries: Boundaries,
+    /// Shorter in tests that cut the network.
+    pub(crate) patience: Patience,
     /// False in the null control of the power-cut proof alone.
     pub(crate) durable_commits: bool,
 }
@@ -32,6 +34,7 @@ impl Default for Means {
             entropy: Arc::new(SystemEntropy),
             authorization_server: None,
             boundaries: Boundaries::default(),
+            patience: Patience::default(),
             durable_commits: true,
         }
     }
@@ -63,7 +66,7 @@ impl Foundation {
         let (data_dir, sealed) = hold(config, holder)?;
         let now = means.clock.now();
         let unlock = unlock(config, sealed, &*means.entropy, now)?;
-        let database = connect(config).await?;
+        let database = connect(config, &means).await?;
         if !means.durable_commits {
             database.without_durable_commits().await?;
         }
@@ -103,7 +106,7 @@ pub(crate) async fn migrate_alone(config: &Config, means: &Means) -> Result<u64,
     let (_data_dir, sealed) = hold(config, "migrate")?;
     // A key ring that does not fit refuses here too: a database that cannot be opened is better left as it is.
     unlock(config, sealed, &*means.entropy, means.clock.now())?;
-    let database = connect(config).await?;
+    let database = connect(config, means).await?;
     let ran = migrate(&database).await;
     database.close().await;
     ran
@@ -130,16 +133,18 @@ fn make_private(path: &Path) -> Result<(), StartError> {
     made.map(drop).map_err(|source| StartError::DatabaseFile { path: path.to_owned(), source })
 }
 
-async fn connect(config: &Config) -> Result<Database, StartError> {
+async fn connect(config: &Config, means: &Means) -> Result<Database, StartError> {
     let settings = match &config.database {
         DatabaseConfig::Sqlite { path } => {
             // What SQLite puts beside the file gets the file's own mode.
             make_private(path)?;
             DatabaseSettings::Sqlite { path: path.clone() }
         }
-        DatabaseConfig::Postgres { url } => {
-            DatabaseSettings::Postgres { url: url.expose().to_owned(), max_connections: config.max_connections }
-        }
+        DatabaseConfig::Postgres { url } => DatabaseSettings::Postgres {
+            url: url.expose().to_owned(),
+            max_connections: config.max_connections,
+            patience: means.patience,
+        },
     };
     Ok(Database::connect(&settings).await?)
 }

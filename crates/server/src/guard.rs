@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use valetkey_broker::{Broker, Raised, Testimony};
+use valetkey_core::Clock;
 
 use crate::{
     StartError,
@@ -15,6 +16,9 @@ use crate::{
 
 /// How often the epoch rises: a state of the database that is older than this is recognised.
 const BEAT: Duration = Duration::from_secs(60);
+
+/// How often is looked whether it is time for that.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How long the last beat may take that a stop waits for.
 const LAST: Duration = Duration::from_secs(2);
@@ -57,15 +61,19 @@ impl Guard {
         Ok(guard)
     }
 
-    /// Goes on beating until the service stops.
-    pub(crate) async fn watch(self, stopping: CancellationToken) {
-        let mut beats = tokio::time::interval(BEAT);
-        beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        beats.reset();
+    /// Goes on beating until the service stops, by the service's clock.
+    pub(crate) async fn watch(self, clock: Arc<dyn Clock>, stopping: CancellationToken) {
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut beaten_at = clock.monotonic();
         loop {
             tokio::select! {
                 () = stopping.cancelled() => return,
-                _ = beats.tick() => self.beat().await,
+                _ = looks.tick() => {}
+            }
+            if clock.monotonic().saturating_sub(beaten_at) >= BEAT {
+                beaten_at = clock.monotonic();
+                self.beat().await;
             }
         }
     }

@@ -33,4 +33,5 @@ pub use environment::Environment;
 pub use error::StartError;
 pub use server::{Server, ServerBuilder};
 pub use unlock::UnlockError;
+pub use valetkey_store::Patience;
 pub use witness::WitnessError;

@@ -20,6 +20,7 @@ use valetkey_broker::{Boundaries, Broker};
 use valetkey_core::{Clock, Entropy, SpaceId};
 use valetkey_jobs::Jobs;
 use valetkey_providers::AuthorizationServer;
+use valetkey_store::Patience;
 
 use crate::{
     StartError,
@@ -101,6 +102,14 @@ impl ServerBuilder {
     #[must_use]
     pub fn boundaries(mut self, boundaries: Boundaries) -> Self {
         self.means.boundaries = boundaries;
+        self
+    }
+
+    /// Waits so long for PostgreSQL: a test that cuts the network cannot wait as long as a service does.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn database_patience(mut self, patience: Patience) -> Self {
+        self.means.patience = patience;
         self
     }
 
@@ -228,7 +237,7 @@ impl Listening {
         tasks.push(tokio::spawn(async move {
             until.run_until_cancelled(hearing.hear()).await;
         }));
-        tasks.push(tokio::spawn(guard.clone().watch(stopping.clone())));
+        tasks.push(tokio::spawn(guard.clone().watch(Arc::clone(&foundation.means.clock), stopping.clone())));
         // Answers are small and one packet each: waiting for more to send only delays them.
         let listener = listener.tap_io(|stream| {
             let _ = stream.set_nodelay(true);

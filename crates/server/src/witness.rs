@@ -49,10 +49,7 @@ impl WitnessFile {
     /// A witness in this directory, which is made if it is not there.
     pub(crate) fn at(directory: &Path) -> Result<Self, WitnessError> {
         let witness = Self { directory: directory.to_owned() };
-        if !directory.exists() {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
-            made.map_err(|source| witness.failed(source))?;
-        }
+        make(directory, &mut |made_in| File::open(made_in)?.sync_all()).map_err(|source| witness.failed(source))?;
         Ok(witness)
     }
 
@@ -129,6 +126,27 @@ impl WitnessFile {
     }
 }
 
+/// Makes a directory and those above it, and syncs each in which one was made: a witness that a power cut takes away with
+/// its directory is as good as none.
+fn make(directory: &Path, sync: &mut dyn FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    if directory.exists() {
+        return Ok(());
+    }
+    // `a/b` lies in `a`, and `a` in where the process stands.
+    let parent = match directory.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => return Ok(()),
+    };
+    make(parent, sync)?;
+    match DirBuilder::new().mode(0o700).create(directory) {
+        // Another replica on this machine was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made?,
+    }
+    sync(parent)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{MetadataExt, symlink};
@@ -152,6 +170,22 @@ mod tests {
         assert_eq!(fs::metadata(witness.path()).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(&directory).unwrap().mode() & 0o777, 0o700);
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn every_directory_in_which_one_was_made_is_synced() {
+        let parent = tempfile::tempdir().unwrap();
+        let top = parent.path().to_owned();
+        let mut synced = Vec::new();
+        let mut sync = |directory: &Path| {
+            synced.push(directory.to_owned());
+            Ok(())
+        };
+        make(&top.join("a/b/c"), &mut sync).unwrap();
+        make(&top.join("a/b/c"), &mut sync).unwrap();
+        make(&top.join("a/d"), &mut sync).unwrap();
+        assert_eq!(synced, [top.clone(), top.join("a"), top.join("a/b"), top.join("a")]);
+        assert!(top.join("a/b/c").is_dir() && top.join("a/d").is_dir());
     }
 
     #[test]

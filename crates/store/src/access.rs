@@ -2,16 +2,14 @@
 
 use std::sync::Arc;
 
-use sqlx::{
-    Row,
-    postgres::{PgPool, PgRow},
-};
+use sqlx::{Row, postgres::PgRow};
 use valetkey_core::{
     ApiKey, Connection, Connector, ConnectorId, Fingerprint, KeyId, Label, NeedsReauth, Owner, SpaceId, Timestamp,
 };
 
 use crate::{
     Access, StoreError, StoredConnection, TokenStore,
+    bounded::BoundedPool,
     db::{Tx, on_tx},
     rows::{from_json, instant, parse},
     sql::connections as sql,
@@ -49,7 +47,7 @@ impl TokenStore {
     /// What a token call needs on PostgreSQL: one statement, and two more after a key or connector changed.
     pub(crate) async fn access_shared(
         &self,
-        pool: &PgPool,
+        pool: &BoundedPool,
         key: KeyId,
         connector: ConnectorId,
         owner: &Owner,
@@ -59,7 +57,7 @@ impl TokenStore {
             .bind(connector.to_string())
             .bind(owner.key())
             .bind(label.as_str())
-            .fetch_one(pool)
+            .fetch_one(&pool.looking())
             .await?;
         let revision: i64 = row.try_get(0)?;
         let Some(key) = self.key_at(revision, key).await? else { return Ok(Access::default()) };

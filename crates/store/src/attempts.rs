@@ -1,14 +1,18 @@
 //! Attempts: recorded before a refresh token leaves, ended by whoever holds them.
 
 use sqlx::FromRow;
-use valetkey_core::{Attempt, AttemptId, AttemptState, Connection, ConnectionId, Fingerprint, Timestamp};
+use valetkey_core::{
+    Attempt, AttemptId, AttemptState, AuditEvent, Connection, ConnectionId, Fingerprint, ReauthReason, Timestamp,
+};
 
 use crate::{
     StoreError, TokenStore,
-    db::{on_db, on_db_write},
+    audit::write_audit,
+    connections::put_due,
+    db::{on_db, on_db_look, on_db_write, on_tx},
     group_rows::{EndRow, MarkRow, RecordRow, Write, Written},
     rows::{instant, parse},
-    sql::attempts as sql,
+    sql::{attempts as sql, connections::MARK_DEAD},
 };
 
 const TABLE: &str = "attempts";
@@ -58,6 +62,17 @@ pub struct EndAttempt<'a> {
     pub next_try_at: Timestamp,
     /// Now.
     pub now: Timestamp,
+}
+
+/// What [`TokenStore::stop_abandoned`] has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// Somebody else said first what became of the attempt; nothing changed.
+    NotAtAll,
+    /// The attempt; the grant was over already.
+    Alone,
+    /// The attempt and the grant.
+    WithItsGrant,
 }
 
 #[derive(Debug, FromRow)]
@@ -124,7 +139,7 @@ impl TokenStore {
 
     /// The attempt of a generation.
     pub async fn find_attempt(&self, connection: ConnectionId, generation: i64) -> Result<Option<Attempt>, StoreError> {
-        let row: Option<AttemptRow> = on_db!(&self.db, |pool| {
+        let row: Option<AttemptRow> = on_db_look!(&self.db, |pool| {
             sqlx::query_as(sql::FIND).bind(connection.to_string()).bind(generation).fetch_optional(pool).await?
         });
         row.map(Attempt::try_from).transpose()
@@ -190,5 +205,52 @@ impl TokenStore {
                 .rows_affected()
         });
         Ok(resolved == 1)
+    }
+
+    /// Ends an abandoned attempt and the grant whose token it may have spent, both or neither.
+    pub async fn stop_abandoned(
+        &self,
+        attempt: &Attempt,
+        reason: ReauthReason,
+        outcome: &str,
+        now: Timestamp,
+        audit: &AuditEvent,
+    ) -> Result<Stopped, StoreError> {
+        let id = attempt.connection_id.to_string();
+        let mut tx = self.db.begin_write().await?;
+        // In the order in which a settle takes them.
+        let (ended, resolved) = on_tx!(&mut tx, |executor| {
+            let ended = sqlx::query(MARK_DEAD)
+                .bind(&id)
+                .bind(attempt.generation)
+                .bind(reason.as_str())
+                .bind(now.as_millis())
+                .bind(outcome)
+                .execute(&mut *executor)
+                .await?
+                .rows_affected();
+            let resolved = sqlx::query(sql::RESOLVE)
+                .bind(&id)
+                .bind(attempt.generation)
+                .bind(attempt.send_no)
+                .bind(AttemptState::Stopped.as_str())
+                .bind(outcome)
+                .bind(now.as_millis())
+                .bind(now.as_millis())
+                .execute(executor)
+                .await?
+                .rows_affected();
+            (ended == 1, resolved == 1)
+        });
+        if !resolved {
+            return Ok(Stopped::NotAtAll);
+        }
+        if ended {
+            put_due(&mut tx, attempt.connection_id, None).await?;
+            write_audit(&mut tx, audit).await?;
+        }
+        tx.commit().await?;
+        self.cache.forget_connection(attempt.connection_id);
+        Ok(if ended { Stopped::WithItsGrant } else { Stopped::Alone })
     }
 }

@@ -164,7 +164,7 @@ pub(crate) async fn write_audits(tx: &mut Tx, events: &[AuditEvent]) -> Result<(
             sqlx::query(sql::admin::APPEND_AUDIT_SQLITE).bind(rows).execute(&mut **transaction).await?;
         }
         Tx::Postgres(transaction) => {
-            sqlx::query(sql::admin::APPEND_AUDIT_POSTGRES).bind(rows).execute(&mut **transaction).await?;
+            sqlx::query(sql::admin::APPEND_AUDIT_POSTGRES).bind(rows).execute(&mut *transaction).await?;
         }
     }
     Ok(())

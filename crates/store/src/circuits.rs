@@ -6,7 +6,7 @@ use valetkey_core::{ConnectorId, SpaceId, Timestamp};
 
 use crate::{
     StoreError, TokenStore,
-    db::{on_db, on_db_write},
+    db::{on_db, on_db_look, on_db_write},
     rows::parse,
     sql,
 };
@@ -98,7 +98,7 @@ impl TokenStore {
 
     /// The connector's circuit, if it is open.
     pub async fn find_circuit(&self, connector: ConnectorId) -> Result<Option<Circuit>, StoreError> {
-        let row: Option<CircuitRow> = on_db!(&self.db, |pool| {
+        let row: Option<CircuitRow> = on_db_look!(&self.db, |pool| {
             sqlx::query_as(sql::admin::FIND_CIRCUIT).bind(connector.to_string()).fetch_optional(pool).await?
         });
         Ok(row.map(Circuit::from))

@@ -10,6 +10,7 @@ use crate::{
     StoreError, TokenStore,
     audit::write_audit,
     connections::{REFRESH_TOKEN, TABLE, Texts, put_due},
+    connectors::is_unchanged,
     db::{Tx, on_tx},
     revocations::{QueuedToken, queue_token},
     rows::{millis, parse, to_json},
@@ -60,6 +61,8 @@ pub enum Connected {
     Occupied,
     /// The flow is no longer `finishing`; nothing changed.
     FlowOver,
+    /// The connector is no longer the one that these tokens are for, or is gone; nothing changed.
+    ConnectorChanged,
 }
 
 #[derive(Debug, FromRow)]
@@ -99,6 +102,10 @@ impl TokenStore {
         mut audit: AuditEvent,
     ) -> Result<Option<(Connected, ConnectionId)>, StoreError> {
         let connector = connect.connector;
+        // A flow holds its connector to what it is, and ends with it. Without one nothing does.
+        if connect.flow.is_none() && !is_unchanged(tx, connector.id, connector.version).await? {
+            return Ok(Some((Connected::ConnectorChanged, connect.new_id)));
+        }
         let existing: Option<ExistingRow> = on_tx!(tx, |executor| {
             sqlx::query_as(sql::EXISTING)
                 .bind(connector.id.to_string())
@@ -272,7 +279,8 @@ impl TokenStore {
             reason: RevocationReason::Replaced,
             now: connect.now,
         };
-        queue_token(tx, &queued).await
+        queue_token(tx, &queued).await?;
+        Ok(())
     }
 }
 

@@ -10,7 +10,8 @@ use valetkey_sealing::RecordIdentity;
 
 use crate::{
     StoreError, TokenStore,
-    db::{Db, Tx, on_db, on_db_write, on_tx},
+    connectors::is_unchanged,
+    db::{Db, Tx, on_db, on_db_look, on_db_write, on_tx},
     rows::{ConnectionRow, StoredConnection, to_json},
     sql::connections as sql,
 };
@@ -183,19 +184,24 @@ impl TokenStore {
     pub async fn read_stored(&self, id: ConnectionId) -> Result<Option<Arc<StoredConnection>>, StoreError> {
         let epoch = self.cache.epoch();
         let row: Option<ConnectionRow> =
-            on_db!(&self.db, |pool| sqlx::query_as(sql::FIND).bind(id.to_string()).fetch_optional(pool).await?);
+            on_db_look!(&self.db, |pool| sqlx::query_as(sql::FIND).bind(id.to_string()).fetch_optional(pool).await?);
         self.remember(epoch, row).await
     }
 
     /// Makes the connection of a connector with client credentials, without tokens and at generation 0; the attempt of
     /// that generation brings the first. Nothing happens if one is there, unless it was revoked: then it lives again.
+    /// False if the connector is no longer what was read.
     pub async fn make_connection(
         &self,
         connector: &Connector,
         new_id: ConnectionId,
         now: Timestamp,
-    ) -> Result<(), StoreError> {
-        on_db_write!(&self.db, |pool| {
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.db.begin_write().await?;
+        if !is_unchanged(&mut tx, connector.id, connector.version).await? {
+            return Ok(false);
+        }
+        on_tx!(&mut tx, |executor| {
             sqlx::query(sql::MAKE_EMPTY)
                 .bind(new_id.to_string())
                 .bind(connector.space.as_str())
@@ -204,11 +210,12 @@ impl TokenStore {
                 .bind(Owner::Shared.key())
                 .bind(to_json(&connector.scopes))
                 .bind(now.as_millis())
-                .execute(pool)
+                .execute(executor)
                 .await?;
         });
+        tx.commit().await?;
         self.cache.clear();
-        Ok(())
+        Ok(true)
     }
 
     async fn remember(

@@ -246,8 +246,12 @@ impl TokenStore {
         // A version is stored once, so it numbers the list of secrets too.
         let sealed = secrets.map(|secrets| self.seal_secrets(connector, version, secrets)).transpose()?;
         let mut tx = self.db.begin_write().await?;
+        let edited = match &tx {
+            Tx::Sqlite(_) => sql::admin::EDITED_CONNECTOR_SQLITE,
+            Tx::Postgres(_) => sql::admin::EDITED_CONNECTOR_POSTGRES,
+        };
         let updated = on_tx!(&mut tx, |connection| {
-            let found: Option<ConnectorRow> = sqlx::query_as(sql::admin::FIND_CONNECTOR)
+            let found: Option<ConnectorRow> = sqlx::query_as(edited)
                 .bind(connector.space.as_str())
                 .bind(connector.id.to_string())
                 .fetch_optional(&mut *connection)
@@ -412,6 +416,19 @@ impl TokenStore {
 
 fn count(secrets: &[Secret]) -> i64 {
     i64::try_from(secrets.len()).unwrap_or(i64::MAX)
+}
+
+/// Whether a connector is still what was read, and stays so until this transaction ends: what begins at it now was made
+/// for this client and this server.
+pub(crate) async fn is_unchanged(tx: &mut Tx, connector: ConnectorId, version: i64) -> Result<bool, StoreError> {
+    let text = match tx {
+        Tx::Sqlite(_) => sql::admin::VERSION_SQLITE,
+        Tx::Postgres(_) => sql::admin::VERSION_POSTGRES,
+    };
+    let found: Option<i64> = on_tx!(tx, |connection| {
+        sqlx::query_scalar(text).bind(connector.to_string()).fetch_optional(connection).await?
+    });
+    Ok(found == Some(version))
 }
 
 async fn replace_secrets(

@@ -12,7 +12,7 @@ use valetkey_sealing::{DataKeyRow, new_data_key};
 use crate::{
     StoreError, TokenStore,
     audit::write_audit,
-    db::{on_db, on_db_write, on_tx},
+    db::{on_db, on_db_sweep, on_db_write, on_tx},
     instance::list_data_keys,
     sql::sealed as sql,
 };
@@ -274,7 +274,7 @@ impl TokenStore {
     /// How many fields each data key has sealed, column by column. Reads every sealed table once.
     pub async fn count_sealed_fields(&self) -> Result<Vec<SealedFields>, StoreError> {
         let rows: Vec<(String, String, Vec<u8>, i64)> =
-            on_db!(&self.db, |pool| sqlx::query_as(sql::COUNT_FIELDS).fetch_all(pool).await?);
+            on_db_sweep!(&self.db, |pool| sqlx::query_as(sql::COUNT_FIELDS).fetch_all(pool).await?);
         let mut counted = Vec::with_capacity(rows.len());
         for (table, column, key_id, fields) in rows {
             let key_id = key_id.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));

@@ -1,17 +1,17 @@
 //! Two engines behind one type: typed pools, one body per operation.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use sqlx::{
-    Connection as _, Executor as _, Postgres, Sqlite, Transaction,
-    postgres::{PgConnectOptions, PgPool, PgPoolOptions},
+    Sqlite, Transaction,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use crate::{StoreError, migrations};
-
-/// After so long a connection to PostgreSQL is asked whether it still is one.
-const IDLE: Duration = Duration::from_secs(2);
+use crate::{
+    Patience, StoreError,
+    bounded::{BoundedPool, BoundedTransaction},
+    migrations,
+};
 
 /// Which database to open.
 #[derive(Debug, Clone)]
@@ -27,6 +27,8 @@ pub enum DatabaseSettings {
         url: String,
         /// The most connections this process opens.
         max_connections: u32,
+        /// How long it is waited for.
+        patience: Patience,
     },
 }
 
@@ -50,7 +52,7 @@ pub(crate) struct SqlitePools {
 #[derive(Debug, Clone)]
 pub(crate) enum Db {
     Sqlite(SqlitePools),
-    Postgres(PgPool),
+    Postgres(BoundedPool),
 }
 
 /// Runs one body against whichever pool there is, for reading.
@@ -66,6 +68,41 @@ macro_rules! on_db {
     };
 }
 pub(crate) use on_db;
+
+/// The same for what a caller waits for: it ends sooner where nobody answers.
+macro_rules! on_db_look {
+    ($db:expr, |$pool:ident| $body:expr) => {
+        match $db {
+            $crate::db::Db::Sqlite(pools) => {
+                let $pool = &pools.read;
+                $body
+            }
+            $crate::db::Db::Postgres(pool) => {
+                let $pool = &pool.looking();
+                $body
+            }
+        }
+    };
+}
+pub(crate) use on_db_look;
+
+/// The same for a look through a whole table, which may take its time.
+macro_rules! on_db_sweep {
+    ($db:expr, |$pool:ident| $body:expr) => {
+        match $db {
+            $crate::db::Db::Sqlite(pools) => {
+                let $pool = &pools.read;
+                $body
+            }
+            $crate::db::Db::Postgres(pool) => {
+                let mut sweep = pool.begin_sweep().await?;
+                let $pool = &mut sweep;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use on_db_sweep;
 
 /// Runs one body against whichever pool there is, for a single writing statement.
 macro_rules! on_db_write {
@@ -90,7 +127,7 @@ macro_rules! on_tx {
                 $body
             }
             $crate::db::Tx::Postgres(transaction) => {
-                let $connection = &mut **transaction;
+                let $connection = &mut *transaction;
                 $body
             }
         }
@@ -101,7 +138,7 @@ pub(crate) use on_tx;
 /// A writing transaction.
 pub(crate) enum Tx {
     Sqlite(Transaction<'static, Sqlite>),
-    Postgres(Transaction<'static, Postgres>),
+    Postgres(BoundedTransaction),
 }
 
 impl Tx {
@@ -144,32 +181,8 @@ impl Db {
                     .await?;
                 Ok(Self::Sqlite(SqlitePools { read, write }))
             }
-            DatabaseSettings::Postgres { url, max_connections } => {
-                let options = PgConnectOptions::from_str(url)?;
-                let pool = PgPoolOptions::new()
-                    .max_connections(*max_connections)
-                    .acquire_timeout(Duration::from_secs(5))
-                    .max_lifetime(Duration::from_secs(600))
-                    .test_before_acquire(false)
-                    // After an outage nobody meets the ends of connections that lay idle. Busy ones cost no round trip.
-                    .before_acquire(|connection, meta| {
-                        Box::pin(async move {
-                            if meta.idle_for > IDLE {
-                                connection.ping().await?;
-                            }
-                            Ok(true)
-                        })
-                    })
-                    // A process that is frozen inside of a transaction must not keep rows from the others.
-                    .after_connect(|connection, _| {
-                        Box::pin(async move {
-                            connection.execute("SET idle_in_transaction_session_timeout = '10s'").await?;
-                            Ok(())
-                        })
-                    })
-                    .connect_with(options)
-                    .await?;
-                Ok(Self::Postgres(pool))
+            DatabaseSettings::Postgres { url, max_connections, patience } => {
+                Ok(Self::Postgres(BoundedPool::connect(url, *max_connections, *patience).await?))
             }
         }
     }
@@ -187,6 +200,14 @@ impl Db {
         Ok(match self {
             Self::Sqlite(pools) => Tx::Sqlite(pools.write.begin_with("BEGIN IMMEDIATE").await?),
             Self::Postgres(pool) => Tx::Postgres(pool.begin().await?),
+        })
+    }
+
+    /// The same for the few transactions that may go through a whole table.
+    pub(crate) async fn begin_sweep(&self) -> Result<Tx, StoreError> {
+        Ok(match self {
+            Self::Sqlite(_) => self.begin_write().await?,
+            Self::Postgres(pool) => Tx::Postgres(pool.begin_sweep().await?),
         })
     }
 

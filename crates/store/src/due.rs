@@ -55,6 +55,15 @@ impl TokenStore {
         Ok(())
     }
 
+    /// Takes away what was claimed until `until`, because there is nothing to refresh. A connection that was connected
+    /// anew since then keeps its new due point.
+    pub async fn drop_due(&self, connection: ConnectionId, until: Timestamp) -> Result<(), StoreError> {
+        on_db_write!(&self.db, |pool| {
+            sqlx::query(sql::DROP_DUE).bind(connection.to_string()).bind(until.as_millis()).execute(pool).await?;
+        });
+        Ok(())
+    }
+
     /// Moves the due point of a connection, or takes it away.
     pub async fn move_due(&self, connection: ConnectionId, due_at: Option<Timestamp>) -> Result<(), StoreError> {
         self.commit_shared(connection, Write::MoveDue(DueRow::of(connection, due_at))).await?;

@@ -101,7 +101,7 @@ impl StoreError {
     }
 }
 
-/// PostgreSQL starts, stops, takes no more connections, or was demoted under us.
+/// PostgreSQL starts, stops, takes no more connections, was demoted under us, or did not get done in time.
 fn is_away(code: &str) -> bool {
-    code.starts_with("08") || code.starts_with("57P") || code == "53300" || code == "25006"
+    code.starts_with("08") || code.starts_with("57") || code == "53300" || code == "25006"
 }

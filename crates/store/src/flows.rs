@@ -7,6 +7,7 @@ use valetkey_sealing::RecordIdentity;
 use crate::{
     StoreError, TokenStore,
     audit::write_audit,
+    connectors::is_unchanged,
     db::{on_db, on_tx},
     rows::{from_json, instant, parse, to_json},
     sql::flows as sql,
@@ -23,6 +24,17 @@ pub struct FlowCaps {
     pub per_user: i64,
     /// In all.
     pub total: i64,
+}
+
+/// How a start was received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// The flow is stored.
+    Stored,
+    /// A cap is reached; nothing changed.
+    Capped,
+    /// The connector is no longer the one that the flow was made for, or is gone; nothing changed.
+    ConnectorChanged,
 }
 
 /// A flow and the hashes that recognise its browser and its handle.
@@ -208,15 +220,19 @@ impl TokenStore {
         })
     }
 
-    /// Starts a flow unless a cap is reached. New ones are refused; old ones live.
+    /// Starts a flow at the connector of this version unless a cap is reached. New ones are refused; old ones live.
     pub async fn insert_flow(
         &self,
         flow: &Flow,
+        connector_version: i64,
         ticket_hash: &[u8],
         caps: FlowCaps,
         audit: &AuditEvent,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Begun, StoreError> {
         let mut tx = self.db.begin_write().await?;
+        if !is_unchanged(&mut tx, flow.connector_id, connector_version).await? {
+            return Ok(Begun::ConnectorChanged);
+        }
         let (caller, user, total): (i64, i64, i64) = on_tx!(&mut tx, |executor| {
             sqlx::query_as(sql::COUNT_OPEN)
                 .bind(flow.started_by.to_string())
@@ -227,7 +243,7 @@ impl TokenStore {
                 .await?
         });
         if caller >= caps.per_caller || user >= caps.per_user || total >= caps.total {
-            return Ok(false);
+            return Ok(Begun::Capped);
         }
         on_tx!(&mut tx, |executor| {
             sqlx::query(sql::INSERT)
@@ -254,7 +270,7 @@ impl TokenStore {
         });
         write_audit(&mut tx, audit).await?;
         tx.commit().await?;
-        Ok(true)
+        Ok(Begun::Stored)
     }
 
     /// The flow, in whatever space.

@@ -8,7 +8,7 @@ use valetkey_core::{AuditEvent, ConnectorId, Hold, HoldReason, SpaceId, Timestam
 use crate::{
     StoreError, TokenStore,
     audit::write_audits,
-    db::{Tx, on_db, on_tx},
+    db::{Tx, on_db_look, on_db_sweep, on_tx},
     instance::INSTANCE_ID,
     rows::parse,
     sql::admin as sql,
@@ -134,7 +134,8 @@ impl TokenStore {
 
     /// The hold in force.
     pub async fn find_hold(&self) -> Result<Option<Hold>, StoreError> {
-        let row: Option<HoldRow> = on_db!(&self.db, |pool| sqlx::query_as(sql::FIND_HOLD).fetch_optional(pool).await?);
+        let row: Option<HoldRow> =
+            on_db_look!(&self.db, |pool| sqlx::query_as(sql::FIND_HOLD).fetch_optional(pool).await?);
         row.map_or(Ok(None), HoldRow::hold)
     }
 
@@ -150,7 +151,8 @@ impl TokenStore {
     /// Ends the hold in force and answers with it. What fell due meanwhile is due at once.
     pub async fn release_hold(&self, now: Timestamp, event: &HoldEvent<'_>) -> Result<Option<Hold>, StoreError> {
         let spaces = self.spaces().await?;
-        let mut tx = self.db.begin_write().await?;
+        // All that fell due meanwhile may be nearly everything.
+        let mut tx = self.db.begin_sweep().await?;
         let Some(hold) = find(&mut tx).await? else { return Ok(None) };
         let released = on_tx!(&mut tx, |executor| {
             sqlx::query(sql::RELEASE_HOLD).bind(LEAP).execute(executor).await?.rows_affected()
@@ -169,8 +171,10 @@ impl TokenStore {
 
     /// What is refreshed, by connector. Reads every connection: for an operator, not for a request.
     pub async fn refresh_load(&self, now: Timestamp) -> Result<Vec<ConnectorLoad>, StoreError> {
-        let rows: Vec<LoadRow> =
-            on_db!(&self.db, |pool| sqlx::query_as(sql::REFRESH_LOAD).bind(now.as_millis()).fetch_all(pool).await?);
+        let rows: Vec<LoadRow> = on_db_sweep!(&self.db, |pool| sqlx::query_as(sql::REFRESH_LOAD)
+            .bind(now.as_millis())
+            .fetch_all(pool)
+            .await?);
         rows.into_iter()
             .map(|row| {
                 let connector_id = parse("connections", "connector_id", &row.connector_id, &row.connector_id)?;

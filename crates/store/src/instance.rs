@@ -103,7 +103,8 @@ impl TokenStore {
                 self.instance_id().await?;
             }
             Db::Postgres(pool) => {
-                let writable: bool = sqlx::query_scalar(sql::admin::TAKES_WRITES_POSTGRES).fetch_one(pool).await?;
+                let writable: bool =
+                    sqlx::query_scalar(sql::admin::TAKES_WRITES_POSTGRES).fetch_one(&pool.looking()).await?;
                 if !writable {
                     return Err(StoreError::Database(sqlx::Error::Io(io::Error::other(
                         "the database server is a standby, which takes no writes",

@@ -7,6 +7,7 @@
 mod access;
 mod attempts;
 mod audit;
+mod bounded;
 mod cache;
 mod circuits;
 mod connect;
@@ -41,15 +42,16 @@ mod store;
 mod tests;
 mod usage;
 
-pub use attempts::{EndAttempt, HeldAttempt, NewAttempt};
+pub use attempts::{EndAttempt, HeldAttempt, NewAttempt, Stopped};
 pub use audit::AuditFilter;
+pub use bounded::Patience;
 pub use circuits::Circuit;
 pub use connect::{Connect, Connected};
 pub use connections::{Access, OwnerTokens};
 pub use data_keys::{DataKeyReader, SealedFields};
 pub use db::{Database, DatabaseSettings, Engine};
 pub use error::StoreError;
-pub use flows::{AcceptedCallback, Bind, FlowCaps, FlowRecord, Proof, Redemption, Unstored};
+pub use flows::{AcceptedCallback, Begun, Bind, FlowCaps, FlowRecord, Proof, Redemption, Unstored};
 pub use guard::{ConnectorLoad, HoldEvent, Raised, Testimony, Witnessed};
 pub use instance::Unlock;
 pub use lists::{ConnectionCount, ConnectionFilter, DueCounts, RevocationFilter};

@@ -8,7 +8,7 @@ use valetkey_core::{
 
 use crate::{
     StoreError, StoredConnection, TokenStore,
-    db::on_db,
+    db::{on_db, on_db_sweep},
     rows::{ConnectionRow, instant, parse},
     sql,
 };
@@ -198,7 +198,7 @@ impl TokenStore {
     /// Connections of all spaces by provider and status. Reads every one of them: for a timer, not for a request.
     pub async fn connection_counts(&self) -> Result<Vec<ConnectionCount>, StoreError> {
         let rows: Vec<(String, String, i64)> =
-            on_db!(&self.db, |pool| sqlx::query_as(sql::lists::CONNECTION_COUNTS).fetch_all(pool).await?);
+            on_db_sweep!(&self.db, |pool| sqlx::query_as(sql::lists::CONNECTION_COUNTS).fetch_all(pool).await?);
         rows.into_iter()
             .map(|(provider, status, count)| {
                 let status = parse("connections", "status", &provider, &status)?;
@@ -239,7 +239,7 @@ impl TokenStore {
 
     /// How much refresh work waits in all spaces.
     pub async fn due_counts(&self, now: Timestamp) -> Result<DueCounts, StoreError> {
-        let (due, overdue, oldest): (i64, i64, Option<i64>) = on_db!(&self.db, |pool| {
+        let (due, overdue, oldest): (i64, i64, Option<i64>) = on_db_sweep!(&self.db, |pool| {
             sqlx::query_as(sql::lists::DUE_COUNTS)
                 .bind(now.as_millis())
                 .bind(now.as_millis() - OVERDUE_MILLIS)

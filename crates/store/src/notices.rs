@@ -2,16 +2,16 @@
 //!
 //! A notice is a hint and may be lost with the connection it travels on; whoever waits for one looks for itself too.
 
-use std::time::Duration;
-
-use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::{Executor as _, postgres::PgListener};
+use tokio::time::timeout;
 use valetkey_core::ConnectionId;
 
-use crate::{StoreError, TokenStore, db::Db, sql::notices as sql};
+use crate::{Patience, StoreError, TokenStore, bounded::silence, db::Db, sql::notices as sql};
 
 /// What is heard from all replicas, this one included.
 pub struct Notices {
     listener: PgListener,
+    patience: Patience,
 }
 
 impl std::fmt::Debug for Notices {
@@ -37,16 +37,11 @@ impl TokenStore {
     /// Listens from now on, over a connection beside the pool's. `None` on SQLite.
     pub async fn listen(&self) -> Result<Option<Notices>, StoreError> {
         let Db::Postgres(pool) = &self.db else { return Ok(None) };
-        let beside = PgPoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(Duration::from_secs(5))
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_lazy_with((*pool.connect_options()).clone());
-        let mut listener = PgListener::connect_with(&beside).await?;
+        let mut listener = PgListener::connect_with(&pool.beside()).await?;
         listener.eager_reconnect(false);
-        listener.listen(sql::CHANNEL).await?;
-        Ok(Some(Notices { listener }))
+        let patience = pool.patience();
+        timeout(patience.connection, listener.listen(sql::CHANNEL)).await.unwrap_or_else(|_| Err(silence()))?;
+        Ok(Some(Notices { listener, patience }))
     }
 }
 
@@ -54,15 +49,22 @@ impl Notices {
     /// The next connection whose attempt has ended. `None`: the database is gone and notices may have been lost.
     pub async fn next(&mut self) -> Option<ConnectionId> {
         loop {
-            match self.listener.try_recv().await {
-                Ok(Some(notice)) => {
+            match timeout(self.patience.statement, self.listener.try_recv()).await {
+                Ok(Ok(Some(notice))) => {
                     // A newer replica may say more than this one understands.
                     if let Ok(id) = notice.payload().parse() {
                         return Some(id);
                     }
                 }
-                Ok(None) | Err(_) => return None,
+                Err(_) if self.answers().await => {}
+                Ok(Ok(None) | Err(_)) | Err(_) => return None,
             }
         }
+    }
+
+    /// A network that swallows everything sounds like replicas that have nothing to say.
+    async fn answers(&mut self) -> bool {
+        let question = self.listener.execute("SELECT 1");
+        timeout(self.patience.connection, question).await.is_ok_and(|answer| answer.is_ok())
     }
 }

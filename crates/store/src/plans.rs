@@ -90,7 +90,7 @@ impl TokenStore {
             Some(_) => sql::lists::INSERT_MEMBERS_OF_OWNER,
             None => sql::lists::INSERT_MEMBERS,
         };
-        let mut tx = self.db.begin_write().await?;
+        let mut tx = self.db.begin_sweep().await?;
         let count = on_tx!(&mut tx, |connection| {
             let count = bind_filter!(sqlx::query(text), space, filter, only)
                 .bind(id.to_string())

@@ -10,7 +10,7 @@ use valetkey_core::{AuditEvent, ConnectionId, Entropy, EventId, Owner, Revocatio
 use crate::{
     StoreError, TokenStore,
     audit::write_audits,
-    db::{Tx, on_db, on_db_write, on_tx},
+    db::{Tx, on_db, on_db_sweep, on_db_write, on_tx},
     rows::{parse, to_json},
     sql,
 };
@@ -105,7 +105,7 @@ impl TokenStore {
                     sql::lists::DELETE_USAGE_POSTGRES,
                     sql::lists::DELETE_ATTEMPTS_POSTGRES,
                 ] {
-                    sqlx::query(text).bind(ids.as_str()).execute(&mut **transaction).await?;
+                    sqlx::query(text).bind(ids.as_str()).execute(&mut *transaction).await?;
                 }
             }
         }
@@ -175,8 +175,10 @@ impl TokenStore {
         dry_run: bool,
     ) -> Result<u64, StoreError> {
         if dry_run {
-            let count: i64 =
-                on_db!(&self.db, |pool| sqlx::query_scalar(count).bind(before.as_millis()).fetch_one(pool).await?);
+            let count: i64 = on_db_sweep!(&self.db, |pool| sqlx::query_scalar(count)
+                .bind(before.as_millis())
+                .fetch_one(pool)
+                .await?);
             return Ok(u64::try_from(count).unwrap_or(0));
         }
         Ok(on_db_write!(&self.db, |pool| {
@@ -207,7 +209,7 @@ impl TokenStore {
     }
 
     async fn count_bounded(&self, count: &'static str, before: Timestamp, bound: &str) -> Result<u64, StoreError> {
-        let count: i64 = on_db!(&self.db, |pool| {
+        let count: i64 = on_db_sweep!(&self.db, |pool| {
             sqlx::query_scalar(count).bind(before.as_millis()).bind(bound).fetch_one(pool).await?
         });
         Ok(u64::try_from(count).unwrap_or(0))

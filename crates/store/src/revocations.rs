@@ -102,8 +102,9 @@ pub(crate) fn own_identity<'a>(
     }
 }
 
-pub(crate) async fn queue_token(tx: &mut Tx, queued: &QueuedToken<'_>) -> Result<(), StoreError> {
-    on_tx!(tx, |executor| {
+/// False if it is queued already: the commit of a first try was in doubt and took place.
+pub(crate) async fn queue_token(tx: &mut Tx, queued: &QueuedToken<'_>) -> Result<bool, StoreError> {
+    let rows = on_tx!(tx, |executor| {
         sqlx::query(sql::INSERT)
             .bind(queued.id.to_string())
             .bind(queued.space)
@@ -118,9 +119,10 @@ pub(crate) async fn queue_token(tx: &mut Tx, queued: &QueuedToken<'_>) -> Result
             .bind(queued.reason.as_str())
             .bind(queued.now.as_millis())
             .execute(executor)
-            .await?;
+            .await?
+            .rows_affected()
     });
-    Ok(())
+    Ok(rows == 1)
 }
 
 impl TokenStore {

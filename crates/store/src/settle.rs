@@ -105,7 +105,10 @@ impl TokenStore {
                 .execute(executor)
                 .await?;
         });
-        self.queue_late(&mut tx, settle, texts).await?;
+        if !self.queue_late(&mut tx, settle, texts).await? {
+            // The same of a late one.
+            return Ok(Settled::Late);
+        }
         if let Some(detail) = audit.detail.as_object_mut() {
             detail.insert("late".to_owned(), json!(true));
         }
@@ -115,7 +118,8 @@ impl TokenStore {
     }
 
     /// Tokens that nobody may use any more: sealed anew under the revocation's own identity, and queued.
-    async fn queue_late(&self, tx: &mut Tx, settle: &Settle<'_>, texts: &Texts) -> Result<(), StoreError> {
+    /// False if they are queued already.
+    async fn queue_late(&self, tx: &mut Tx, settle: &Settle<'_>, texts: &Texts) -> Result<bool, StoreError> {
         let (refresh_id, access_id) = settle.late_ids;
         let connection = settle.connection;
         let late = [
@@ -126,26 +130,24 @@ impl TokenStore {
             ),
             (TokenKind::Access, access_id, Some(&settle.tokens.access_token)),
         ];
+        let mut queued = false;
         for (kind, id, token) in late {
             let Some(token) = token else { continue };
-            self.queue_unstored(
-                tx,
-                &UnstoredToken {
-                    id,
-                    space: &connection.space,
-                    connection: &texts.id,
-                    connector: &texts.connector,
-                    owner: &texts.owner,
-                    label: &connection.label,
-                    kind,
-                    token,
-                    reason: RevocationReason::LateTokens,
-                    now: settle.now,
-                },
-            )
-            .await?;
+            let unstored = UnstoredToken {
+                id,
+                space: &connection.space,
+                connection: &texts.id,
+                connector: &texts.connector,
+                owner: &texts.owner,
+                label: &connection.label,
+                kind,
+                token,
+                reason: RevocationReason::LateTokens,
+                now: settle.now,
+            };
+            queued |= self.queue_unstored(tx, &unstored).await?;
         }
-        Ok(())
+        Ok(queued)
     }
 
     /// The provider said that the grant is dead. False if another attempt settled or the connection was revoked
@@ -214,7 +216,7 @@ pub(crate) struct UnstoredToken<'a> {
 }
 
 impl TokenStore {
-    pub(crate) async fn queue_unstored(&self, tx: &mut Tx, unstored: &UnstoredToken<'_>) -> Result<(), StoreError> {
+    pub(crate) async fn queue_unstored(&self, tx: &mut Tx, unstored: &UnstoredToken<'_>) -> Result<bool, StoreError> {
         let row = unstored.id.to_string();
         let identity = crate::revocations::own_identity(
             unstored.space.as_str(),

@@ -51,7 +51,7 @@ impl TokenStore {
                     sqlx::query(sql::admin::RECORD_USES_SQLITE).bind(pairs).execute(&mut **transaction).await?;
                 }
                 Tx::Postgres(transaction) => {
-                    sqlx::query(sql::admin::RECORD_USES_POSTGRES).bind(pairs).execute(&mut **transaction).await?;
+                    sqlx::query(sql::admin::RECORD_USES_POSTGRES).bind(pairs).execute(&mut *transaction).await?;
                 }
             }
         }

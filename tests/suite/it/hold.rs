@@ -10,6 +10,9 @@ use valetkey_suite::{
     sandbox::Rotation,
 };
 
+/// How often the epoch rises, and a moment more.
+const BEAT: Duration = Duration::from_secs(61);
+
 /// What a refresh writes: these tables are taken back together.
 const TABLES: [&str; 4] = ["guard", "connections", "due", "attempts"];
 
@@ -27,12 +30,37 @@ async fn back_up(app: &TestApp) {
 /// Stops the server, puts the database back to where the backup was made, and starts it again.
 async fn restore(app: &mut TestApp) {
     app.stop().await;
+    put_back(app).await;
+    app.restart().await;
+}
+
+async fn put_back(app: &TestApp) {
     for table in TABLES {
         let statements =
             format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM backup_{table}; DROP TABLE backup_{table}");
         app.execute(&statements).await;
     }
-    app.restart().await;
+}
+
+async fn epoch(app: &TestApp) -> i64 {
+    app.number("SELECT epoch FROM guard").await
+}
+
+/// What the witness says now.
+fn witnessed_epoch(app: &TestApp) -> i64 {
+    let text = fs::read_to_string(app.data_dir().join("witness.json")).expect("a witness");
+    let written: Value = serde_json::from_str(&text).expect("a whole one");
+    written["epoch"].as_i64().expect("an epoch")
+}
+
+/// Waits for what the server does by itself, in real time.
+async fn until(holds: impl AsyncFn() -> bool) {
+    let wait = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(20), wait).await.is_ok(), "it did not come to pass");
 }
 
 /// The hold as `/health/ready` shows it to everybody.
@@ -133,6 +161,33 @@ engine_tests! {
         // No minute went by: the stop itself raised the epoch.
         restore(&mut app).await;
         assert_eq!(shown(&app).await["reason"], "behind_witness");
+    }
+
+    async fn a_live_server_raises_the_epoch_and_its_witness_every_minute(app: TestApp, setup = witnessed) {
+        for _ in 0..2 {
+            let (epoch, seen) = (epoch(&app).await, witnessed_epoch(&app));
+            assert_eq!(epoch, seen);
+            app.advance(BEAT);
+            until(async || witnessed_epoch(&app) == seen + 1).await;
+            assert_eq!(self::epoch(&app).await, epoch + 1, "the database first, and once");
+        }
+        assert_eq!(shown(&app).await, Value::Null);
+    }
+
+    async fn a_database_that_goes_back_under_a_live_server_is_held_within_a_minute(app: TestApp, setup = witnessed) {
+        let (connector, seeded) = one(&app, Rotation::Strict).await;
+        back_up(&app).await;
+        let seen = witnessed_epoch(&app);
+        app.advance(BEAT);
+        until(async || witnessed_epoch(&app) == seen + 1).await;
+        put_back(&app).await;
+        assert_eq!(shown(&app).await, Value::Null, "nobody has looked yet");
+        app.advance(BEAT);
+        until(async || shown(&app).await["reason"] == "behind_witness").await;
+        app.advance_to_expiry(&seeded.connection_id).await;
+        is_held(app.fetch(&connector, "u-1").await);
+        assert_eq!(app.refreshes(&connector).len(), 0);
+        assert_eq!(app.audit("action=hold.begun").await.len(), 1);
     }
 
     async fn a_witness_of_another_instance_or_an_unreadable_one_holds(app: TestApp, setup = witnessed) {

@@ -168,19 +168,25 @@ engine_tests! {
     }
 
     async fn a_wait_in_seconds_that_the_provider_asks_for_is_honoured(app: TestApp) {
-        honours(&app, RetryAfter::Seconds(120), 115..=120).await;
+        honours(&app, Fault::RateLimited { retry_after: RetryAfter::Seconds(120) }, 115..=120).await;
     }
 
     async fn a_wait_until_a_date_that_the_provider_asks_for_is_honoured(app: TestApp) {
-        honours(&app, RetryAfter::DateIn(120), 115..=120).await;
+        honours(&app, Fault::RateLimited { retry_after: RetryAfter::DateIn(120) }, 115..=120).await;
     }
 
     async fn a_provider_that_limits_without_saying_how_long_is_left_alone_for_a_moment(app: TestApp) {
-        honours(&app, RetryAfter::Absent, 1..=3).await;
+        honours(&app, Fault::RateLimited { retry_after: RetryAfter::Absent }, 1..=3).await;
     }
 
     async fn a_wait_that_makes_no_sense_is_not_believed(app: TestApp) {
-        honours(&app, RetryAfter::Text("soon".to_owned()), 1..=3).await;
+        let retry_after = RetryAfter::Text("soon".to_owned());
+        honours(&app, Fault::RateLimited { retry_after }, 1..=3).await;
+    }
+
+    async fn a_provider_that_is_away_is_left_alone_for_as_long_as_it_says(app: TestApp) {
+        honours(&app, Fault::Unavailable { retry_after: RetryAfter::Seconds(120) }, 115..=120).await;
+        honours(&app, Fault::Unavailable { retry_after: RetryAfter::DateIn(120) }, 115..=120).await;
     }
 
     async fn a_dead_grant_ends_its_connection_and_no_other(app: TestApp) {
@@ -314,11 +320,11 @@ engine_tests! {
     }
 }
 
-/// 429 pauses the connector, for all its connections, as long as the provider says; and kills nothing.
-async fn honours(app: &TestApp, retry_after: RetryAfter, wait: std::ops::RangeInclusive<u64>) {
+/// A provider that asks for patience gets it from all connections of the connector, and none dies of it.
+async fn honours(app: &TestApp, fault: Fault, wait: std::ops::RangeInclusive<u64>) {
     let (connector, seeded) = connections(app, Rotation::Strict, 2).await;
     app.advance(Duration::from_secs(3_601));
-    app.provider().inject(FaultRule::refresh(Fault::RateLimited { retry_after }));
+    app.provider().inject(FaultRule::refresh(fault).commit(Commit::Never));
     let limited = app.fetch(&connector, "u-0").await.expect_problem(503, "provider-unavailable");
     assert!(wait.contains(&limited.retry_after()), "{wait:?}: {}", limited.retry_after());
     // Its other connections are not tried either.

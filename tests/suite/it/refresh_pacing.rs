@@ -14,7 +14,7 @@ use valetkey_suite::{
     witnessed,
 };
 
-/// The profiles of this folder: `sandbox-early` and `sandbox-late`.
+/// The profiles of this folder: `sandbox-early`, `sandbox-idle`, `sandbox-late`.
 fn with_profiles(setup: Setup) -> Setup {
     let profiles = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/profiles"));
     setup.config(|config| config.providers_directory = Some(profiles))
@@ -156,6 +156,20 @@ engine_tests! {
             assert!(!app.provider().is_access_token_live(&old.text_of("access_token")));
             assert!(app.provider().is_access_token_live(&new.text_of("access_token")), "the dead one is not served");
         }
+    }
+
+    async fn a_refresh_token_that_stays_ends_so_long_after_its_last_use(app: TestApp, setup = with_profiles) {
+        let connector =
+            app.connector(ConnectorSpec::oauth2().rotation(Rotation::NonRotating).with("provider", json!("sandbox-idle"))).await;
+        let id = app.connect_user(&connector, "u-1").await["id"].as_str().expect("an id").to_owned();
+        for generation in 2..=8 {
+            app.advance(seconds(4 * 86_400));
+            assert_eq!(app.fetch(&connector, "u-1").await.expect(200).json["generation"], generation);
+            let left = time_of(&app.connection(&id).await["refresh_expires_at"]).since(app.clock.now());
+            assert!((863_900..=864_000).contains(&left.as_secs()), "{left:?}");
+        }
+        app.advance(seconds(11 * 86_400));
+        app.fetch(&connector, "u-1").await.expect_problem(409, "reconnect-required").done();
     }
 
     async fn a_life_is_counted_from_the_sending_by_our_clock(app: TestApp) {

@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde_json::Value;
-use valetkey_broker::{Broker, NewKey};
+use valetkey_broker::{Boundaries, Broker, NewKey};
 use valetkey_core::{Caller, CallerKind, Clock, ConnectorId, ManualClock, Role, SpaceId, Timestamp};
 use valetkey_jobs::Work;
 use valetkey_providers::{Catalogue, HttpAuthorizationServer};
 use valetkey_sandbox::{Control, Sandbox};
-use valetkey_server::{Config, Server};
+use valetkey_server::{Config, Patience, Server};
 
 use crate::{
     Answer, Browser, Client, Engine, Setup, TestConnector, client, database::Place, witness, witness::Running,
@@ -22,13 +22,21 @@ pub struct TestApp {
     engine: Engine,
     http: reqwest::Client,
     config: Config,
-    deadline: Option<Duration>,
+    means: Means,
     keys: BTreeMap<&'static str, String>,
     server: Option<Server>,
     sandbox: Sandbox,
     // Last, so that the database goes when nobody is connected any more.
     place: Place,
     _running: Running,
+}
+
+/// What servers of this app are started with, beside their configuration.
+#[derive(Debug)]
+struct Means {
+    deadline: Option<Duration>,
+    patience: Option<Patience>,
+    boundaries: Boundaries,
 }
 
 /// One clock for the server and the sandbox, which runs with real time and what it was moved by.
@@ -63,14 +71,15 @@ impl TestApp {
             change(&mut config);
         }
         let clock = TestClock { server: Arc::new(ManualClock::new()), sandbox: sandbox.control() };
-        let server = serve(&config, &clock, setup.deadline).await;
+        let means = Means { deadline: setup.deadline, patience: setup.patience, boundaries: setup.boundaries };
+        let server = serve(&config, &clock, &means).await;
         let engine = setup.engine;
         let mut app = Self {
             clock,
             engine,
             http: client::http(),
             config,
-            deadline: setup.deadline,
+            means,
             keys: BTreeMap::new(),
             server: Some(server),
             sandbox,
@@ -101,7 +110,7 @@ impl TestApp {
     /// Stops the server and starts it again on the same data; its port changes.
     pub async fn restart(&mut self) {
         self.stop().await;
-        self.server = Some(serve(&self.config, &self.clock, self.deadline).await);
+        self.server = Some(serve(&self.config, &self.clock, &self.means).await);
     }
 
     /// The same with another configuration from now on.
@@ -114,7 +123,7 @@ impl TestApp {
     /// A second server on the same database, as a replica; PostgreSQL only.
     pub async fn replica(&self) -> Server {
         assert_eq!(self.engine, Engine::Postgres, "only PostgreSQL has replicas");
-        serve(&self.config, &self.clock, self.deadline).await
+        serve(&self.config, &self.clock, &self.means).await
     }
 
     /// The engine that this test runs on.
@@ -195,9 +204,12 @@ impl TestApp {
     }
 }
 
-async fn serve(config: &Config, clock: &TestClock, deadline: Option<Duration>) -> Server {
-    let mut builder = Server::builder(config.clone()).clock(clock.server.clone());
-    if let Some(deadline) = deadline {
+async fn serve(config: &Config, clock: &TestClock, means: &Means) -> Server {
+    let mut builder = Server::builder(config.clone()).clock(clock.server.clone()).boundaries(means.boundaries.clone());
+    if let Some(patience) = means.patience {
+        builder = builder.database_patience(patience);
+    }
+    if let Some(deadline) = means.deadline {
         let catalogue = Arc::new(Catalogue::load(config.providers_directory.as_deref()).expect("the catalogue"));
         let outside = HttpAuthorizationServer::new(catalogue, config.outbound.clone(), clock.server.clone());
         builder = builder.authorization_server(Arc::new(outside.expect("an HTTP client").with_deadline(deadline)));

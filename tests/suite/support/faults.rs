@@ -38,6 +38,13 @@ pub enum Class {
     },
     /// Nobody knows what the provider did.
     Unknown,
+    /// The same, and the provider asks for patience: this long, in seconds, unless the class waits longer by itself.
+    Away {
+        /// At least.
+        least: u64,
+        /// At most.
+        most: u64,
+    },
     /// The grant is dead, for this reason.
     Dead(&'static str),
     /// Our client is refused: no connection is to blame.
@@ -154,7 +161,7 @@ impl TestApp {
         let (status, state, outcome) = match case.class {
             Class::Granted => ("active", "settled", "settled"),
             Class::NotSent | Class::Refused | Class::Limited { .. } | Class::Client => ("active", "unsent", case.code),
-            Class::Unknown => ("active", "repeat_allowed", case.code),
+            Class::Unknown | Class::Away { .. } => ("active", "repeat_allowed", case.code),
             Class::Dead(_) => ("needs_reauth", "dead", case.code),
         };
         assert_eq!(connection["status"], status, "{name}: {connection}");
@@ -182,12 +189,24 @@ impl TestApp {
                 let last_tenth = time_of(&connection["expires_at"]).minus(Duration::from_secs(360));
                 (Some(last_tenth.minus(Duration::from_secs(1))), Some(last_tenth.plus(Duration::from_secs(1))))
             }
+            Class::Away { least, most } => {
+                let last_tenth = time_of(&connection["expires_at"]).minus(Duration::from_secs(360));
+                let (least, most) = (Duration::from_secs(least), Duration::from_secs(most + 1));
+                (
+                    Some(before.plus(least).max(last_tenth.minus(Duration::from_secs(1)))),
+                    Some(after.plus(most).max(last_tenth.plus(Duration::from_secs(1)))),
+                )
+            }
         };
         if let (Some(least), Some(most)) = (least, most) {
             let next = seen.next_try_at;
             assert!(least <= next && next <= most, "{name}: next try {next}, not between {least} and {most}");
         }
-        let is_open = matches!(case.class, Class::Limited { .. } | Class::Client);
+        let is_open = match case.class {
+            Class::Limited { .. } | Class::Client => true,
+            Class::Away { most, .. } => most > 0,
+            _ => false,
+        };
         let open = format!("SELECT COUNT(*) FROM circuits WHERE connector_id = '{}'", connector.id);
         assert_eq!(self.number(&open).await, i64::from(is_open), "{name}: circuit");
     }

@@ -57,6 +57,7 @@ pub mod faults;
 mod flow;
 mod home;
 mod import;
+pub mod network;
 mod pool;
 mod setup;
 pub mod transit;

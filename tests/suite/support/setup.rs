@@ -2,10 +2,11 @@
 
 use std::{fmt, time::Duration};
 
+use valetkey_broker::Boundaries;
 use valetkey_sandbox::SandboxSettings;
-use valetkey_server::Config;
+use valetkey_server::{Config, Patience};
 
-use crate::Engine;
+use crate::{Engine, network::Network};
 
 type Change = Box<dyn FnOnce(&mut Config) + Send>;
 
@@ -15,13 +16,15 @@ pub struct Setup {
     pub(crate) changes: Vec<Change>,
     pub(crate) sandbox: SandboxSettings,
     pub(crate) deadline: Option<Duration>,
+    pub(crate) patience: Option<Patience>,
+    pub(crate) boundaries: Boundaries,
 }
 
 impl Setup {
     /// The defaults of the service, and a sandbox that consents by itself and knows any account.
     pub fn on(engine: Engine) -> Self {
         let sandbox = SandboxSettings { clients: Vec::new(), any_account: true, ..SandboxSettings::automatic() };
-        Self { engine, changes: Vec::new(), sandbox, deadline: None }
+        Self { engine, changes: Vec::new(), sandbox, deadline: None, patience: None, boundaries: Boundaries::default() }
     }
 
     /// Changes the server's configuration.
@@ -35,6 +38,22 @@ impl Setup {
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
+        self
+    }
+
+    /// Puts a network between the server and PostgreSQL, which is waited for this long, in real time.
+    #[must_use]
+    pub fn network(mut self, network: &Network, patience: Duration) -> Self {
+        let network = network.clone();
+        let longer = patience * 2;
+        self.patience = Some(Patience { connection: patience, look: patience, statement: longer, sweep: longer });
+        self.config(move |config| network.put_between(config))
+    }
+
+    /// Tells this where refreshes stand.
+    #[must_use]
+    pub fn boundaries(mut self, boundaries: Boundaries) -> Self {
+        self.boundaries = boundaries;
         self
     }
 

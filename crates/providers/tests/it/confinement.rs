@@ -258,7 +258,7 @@ async fn an_answer_that_trickles_is_cut_off_by_the_deadline_of_the_whole_call() 
         }
     });
     let outcome = refresh(&provider_with(loopback(address)), &at(&format!("http://{address}"))).await;
-    assert!(matches!(outcome, TokenOutcome::Unknown(UnknownOutcome::Timeout)), "{outcome:?}");
+    assert!(matches!(outcome, TokenOutcome::Unknown { cause: UnknownOutcome::Timeout, .. }), "{outcome:?}");
     // We hung up: its next write fails.
     trickling.await.unwrap();
 }

@@ -117,7 +117,7 @@ async fn an_endless_answer_is_cut_off() {
     );
     let server = Server::start(vec![Act::Say(endless)]).await;
     let outcome = refresh(&provider(&server), &generic(&server)).await;
-    assert!(matches!(outcome, TokenOutcome::Unknown(UnknownOutcome::TooLarge)), "{outcome:?}");
+    assert!(matches!(outcome, TokenOutcome::Unknown { cause: UnknownOutcome::TooLarge, .. }), "{outcome:?}");
 }
 
 #[tokio::test]
@@ -202,6 +202,26 @@ async fn retry_after_is_honoured_in_seconds_and_as_a_date() {
     for nonsense in ["-1", "1.5", "soon", ""] {
         assert_eq!(wait(nonsense).await, None, "{nonsense}");
     }
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_says_when_it_is_back_and_leaves_the_outcome_open() {
+    async fn wait(status: u16, header: &str, body: &str) -> Option<Duration> {
+        let server = Server::start(vec![Act::answer(status, &format!("retry-after: {header}\r\n"), body)]).await;
+        match refresh(&provider(&server), &generic(&server)).await {
+            TokenOutcome::Unknown { cause: UnknownOutcome::ServerError, retry_after } => retry_after,
+            other => panic!("{other:?}"),
+        }
+    }
+    for status in [500, 502, 503, 504] {
+        assert_eq!(wait(status, "17", "{}").await, Some(Duration::from_secs(17)), "{status}");
+    }
+    assert_eq!(wait(503, "99999999999", "").await, Some(Duration::from_secs(86_400)));
+    assert_eq!(wait(503, "Sun, 06 Nov 1994 08:49:37 GMT", "").await, Some(Duration::ZERO));
+    assert_eq!(wait(503, "Fri, 31 Dec 2100 23:59:59 GMT", "").await, Some(Duration::from_secs(86_400)));
+    assert_eq!(wait(503, "soon", "").await, None);
+    let body = r#"{"error":"temporarily_unavailable"}"#;
+    assert_eq!(wait(400, "17", body).await, Some(Duration::from_secs(17)));
 }
 
 #[tokio::test]
@@ -360,7 +380,7 @@ async fn a_compressed_answer_is_neither_asked_for_nor_unpacked() {
     let body = "\u{1f}\u{8b}".to_owned() + &"A".repeat(10_000);
     let server = Server::start(vec![Act::answer(200, "content-encoding: gzip\r\n", &body)]).await;
     let outcome = refresh(&provider(&server), &generic(&server)).await;
-    assert!(matches!(outcome, TokenOutcome::Unknown(UnknownOutcome::Unreadable)), "{outcome:?}");
+    assert!(matches!(outcome, TokenOutcome::Unknown { cause: UnknownOutcome::Unreadable, .. }), "{outcome:?}");
     assert_eq!(server.seen()[0].header("accept-encoding"), None);
 }
 

@@ -125,7 +125,7 @@ async fn answers_that_are_no_token_answers_are_shown() {
 }
 
 #[tokio::test]
-async fn a_rate_limit_says_when_to_come_back() {
+async fn a_rate_limit_and_a_maintenance_say_when_to_come_back() {
     let bench = Bench::of_class(Rotation::Strict).await;
     let token = bench.seed().refresh_token.unwrap();
     bench.control.set_now_ms(784_111_777_000);
@@ -136,10 +136,13 @@ async fn a_rate_limit_says_when_to_come_back() {
         (RetryAfter::Absent, None),
     ];
     for (retry_after, expected) in cases {
-        let (status, headers, _) = meet(&bench, FaultRule::refresh(Fault::RateLimited { retry_after }), &token).await;
-        assert_eq!(status, 429);
-        let found = headers.get("retry-after").map(|value| value.to_str().unwrap());
-        assert!(found == expected || found == Some("Sun, 06 Nov 1994 08:50:38 GMT"), "{found:?}");
+        let away = Fault::Unavailable { retry_after: retry_after.clone() };
+        for (fault, said) in [(Fault::RateLimited { retry_after }, 429), (away, 503)] {
+            let (status, headers, _) = meet(&bench, FaultRule::refresh(fault), &token).await;
+            assert_eq!(status, said);
+            let found = headers.get("retry-after").map(|value| value.to_str().unwrap());
+            assert!(found == expected || found == Some("Sun, 06 Nov 1994 08:50:38 GMT"), "{found:?}");
+        }
     }
 }
 

@@ -202,11 +202,22 @@ statements! {
         );
     }
     sqlite {
+        /// The only writer is nobody's rival.
+        VERSION_SQLITE = "SELECT version FROM connectors WHERE id = $1 AND deleted_at IS NULL";
+        EDITED_CONNECTOR_SQLITE = concat!(
+            "SELECT ", connector_columns!(), " FROM connectors WHERE space_id = $1 AND id = $2 AND deleted_at IS NULL"
+        );
         RECORD_USES_SQLITE = record_uses!("json_each($1)");
         /// $1: a JSON array of objects named like the columns.
         APPEND_AUDIT_SQLITE = append_audit!("json_each($1)");
     }
     postgres {
+        /// What begins at a connector waits for an edit of it, and an edit for what begins.
+        VERSION_POSTGRES = "SELECT version FROM connectors WHERE id = $1 AND deleted_at IS NULL FOR SHARE";
+        EDITED_CONNECTOR_POSTGRES = concat!(
+            "SELECT ", connector_columns!(), " FROM connectors WHERE space_id = $1 AND id = $2 AND deleted_at IS NULL
+             FOR UPDATE"
+        );
         /// A standby answers, but takes no writes.
         TAKES_WRITES_POSTGRES = "SELECT NOT pg_is_in_recovery()";
         RECORD_USES_POSTGRES = record_uses!("json_array_elements(CAST($1 AS JSON))");

@@ -75,6 +75,9 @@ pub(crate) const SET_DUE_POINT: &str =
 pub(crate) const PUT_DUE: &str = "INSERT INTO due (connection_id, due_at) VALUES ($1, $2) \
      ON CONFLICT (connection_id) DO UPDATE SET due_at = excluded.due_at";
 
+/// What was claimed, unless it was given another due point since.
+pub(crate) const DROP_DUE: &str = "DELETE FROM due WHERE connection_id = $1 AND due_at = $2";
+
 pub(crate) const DELETE_DUE: &str = "DELETE FROM due WHERE connection_id = $1";
 
 pub(crate) const CLAIM_DUE_SQLITE: &str = "UPDATE due SET due_at = $2 WHERE connection_id IN \
@@ -110,6 +113,7 @@ pub(crate) const ALL: &[(&str, &str)] = &[
     ("connections::CLAIM_REJECTED", CLAIM_REJECTED),
     ("connections::SET_DUE_POINT", SET_DUE_POINT),
     ("connections::PUT_DUE", PUT_DUE),
+    ("connections::DROP_DUE", DROP_DUE),
     ("connections::DELETE_DUE", DELETE_DUE),
     ("connections::COUNT_SIBLINGS", COUNT_SIBLINGS),
     ("connections::COUNT_SIBLINGS_OF_OWNER", COUNT_SIBLINGS_OF_OWNER),

@@ -52,7 +52,7 @@ pub(crate) const DELETE_DUE_POSTGRES: &str =
 
 pub(crate) const INSERT: &str = "INSERT INTO revocations (id, space_id, connection_id, connector_id, owner, label, \
      generation, token_kind, token, sealed_in, reason, state, tries, next_try_at, created_at, updated_at) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'queued', 0, $12, $12, $12)";
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'queued', 0, $12, $12, $12) ON CONFLICT (id) DO NOTHING";
 
 /// The access token waits for the refresh token of the same grant.
 pub(crate) const CLAIM_SQLITE: &str = "UPDATE revocations SET next_try_at = $2, tries = tries + 1, updated_at = $1 \

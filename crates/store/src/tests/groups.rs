@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use valetkey_core::{
-    Action, AttemptId, AttemptState, Connection, Label, Owner, RevocationId, Secret, SystemEntropy, Timestamp,
+    Action, AttemptId, AttemptState, Connection, Label, Owner, ReauthReason, RevocationId, Secret, Status,
+    SystemEntropy, Timestamp,
 };
 
 use super::support::{at, each_store, event, events, number, put_connector, run};
-use crate::{Connect, Connected, EndAttempt, NewAttempt, Settle, Settled, Slots, TokenStore, db::Db};
+use crate::{Connect, Connected, EndAttempt, NewAttempt, Settle, Settled, Slots, Stopped, TokenStore, db::Db};
 
 fn token_set(name: &str, now: Timestamp) -> valetkey_core::TokenSet {
     valetkey_core::TokenSet {
@@ -197,6 +198,80 @@ async fn writes_of_one_connection_happen_in_the_order_in_which_they_came() {
         assert!(marked.unwrap() && ended.unwrap());
         assert_eq!(taken.unwrap().unwrap().send_no, 2);
         assert_eq!(number(store, "SELECT due_at FROM due").await, at(777).as_millis());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_claimed_is_dropped_unless_it_is_due_anew() {
+    each_store(async |store| {
+        let connections = connections(store, 2).await;
+        let claimed = store.claim_due(at(100), at(50_000), 10).await.unwrap();
+        assert_eq!(claimed.len(), 2);
+        // The first was revoked and is connected again before its claimer gets to it.
+        store.move_due(connections[0].id, Some(at(9_000))).await.unwrap();
+        for connection in &connections {
+            store.drop_due(connection.id, at(50_000)).await.unwrap();
+        }
+        assert_eq!(number(store, "SELECT CAST(COUNT(*) AS BIGINT) FROM due").await, 1);
+        assert_eq!(number(store, "SELECT due_at FROM due").await, at(9_000).as_millis());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_late_answer_whose_commit_was_in_doubt_is_taken_back_once() {
+    each_store(async |store| {
+        let connection = connections(store, 1).await.remove(0);
+        run(store, "UPDATE connections SET status = 'revoked'").await;
+        let tokens = token_set("second", at(10));
+        let settle = Settle {
+            connection: &connection,
+            attempt: AttemptId::new(at(1), &SystemEntropy),
+            tokens: &tokens,
+            kept_refresh_token: false,
+            granted_scopes: &connection.granted_scopes,
+            due_at: None,
+            late_ids: (RevocationId::new(at(1), &SystemEntropy), RevocationId::new(at(2), &SystemEntropy)),
+            now: at(10),
+        };
+        let audit = event(Action::ConnectionRefreshed, at(10));
+        for _ in 0..2 {
+            assert!(matches!(store.settle(&settle, &audit).await.unwrap(), Settled::Late));
+        }
+        assert_eq!(number(store, "SELECT CAST(COUNT(*) AS BIGINT) FROM revocations").await, 2);
+        assert_eq!(events(store, Action::ConnectionRefreshed).await, 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_attempt_is_stopped_with_its_grant_or_not_at_all() {
+    each_store(async |store| {
+        let connections = connections(store, 2).await;
+        let stop = async |connection: &Connection, now| {
+            let attempt = store.find_attempt(connection.id, connection.generation).await.unwrap().unwrap();
+            let audit = event(Action::ConnectionNeedsReauth, now);
+            let reason = ReauthReason::UnknownOutcome;
+            store.stop_abandoned(&attempt, reason, "process_died", now, &audit).await.unwrap()
+        };
+        let [late, gone] = &connections[..] else { panic!() };
+        for connection in &connections {
+            let sent = NewAttempt { state: AttemptState::Sent, ..attempt(connection, "us") };
+            assert!(store.record_attempt(&sent).await.unwrap().is_some());
+        }
+        assert_eq!(stop(late, at(44_999)).await, Stopped::NotAtAll, "the lease protects it");
+        // Its holder comes back and says that nothing was sent.
+        let end = EndAttempt { state: AttemptState::Unsent, outcome: "not_sent", next_try_at: at(2), now: at(50_000) };
+        assert!(store.end_attempt(late, "us", end).await.unwrap());
+        assert_eq!(stop(late, at(50_001)).await, Stopped::NotAtAll);
+        assert_eq!(events(store, Action::ConnectionNeedsReauth).await, 0);
+        assert_eq!(stop(gone, at(50_001)).await, Stopped::WithItsGrant);
+        assert_eq!(stop(gone, at(50_002)).await, Stopped::NotAtAll, "once");
+        assert_eq!(events(store, Action::ConnectionNeedsReauth).await, 1);
+        let status =
+            async |connection: &Connection| store.read_stored(connection.id).await.unwrap().unwrap().connection.status;
+        assert_eq!((status(late).await, status(gone).await), (Status::Active, Status::NeedsReauth));
     })
     .await;
 }

@@ -2,6 +2,7 @@
 
 mod audit;
 mod connectors;
+mod edits;
 mod groups;
 mod guard;
 mod instance;

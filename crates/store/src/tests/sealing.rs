@@ -13,7 +13,7 @@ use super::{
     tokens::{connected, user},
 };
 use crate::{
-    AcceptedCallback, Bind, Engine, FlowCaps, SealedTable, StoreError, ToRevoke, TokenStore,
+    AcceptedCallback, Begun, Bind, Engine, FlowCaps, SealedTable, StoreError, ToRevoke, TokenStore,
     db::{Tx, on_tx},
     settle::UnstoredToken,
 };
@@ -47,7 +47,8 @@ async fn put_flow(store: &TokenStore, connector: &valetkey_core::Connector, name
     };
     let audit = event(Action::FlowStarted, at(0));
     let caps = FlowCaps { per_caller: 10, per_user: 10, total: 10 };
-    assert!(store.insert_flow(&flow, format!("ticket {name}").as_bytes(), caps, &audit).await.unwrap());
+    let begun = store.insert_flow(&flow, connector.version, format!("ticket {name}").as_bytes(), caps, &audit).await;
+    assert_eq!(begun.unwrap(), Begun::Stored);
     let (verifier, nonce, code) = ("verifier", "nonce", "code").into_secrets(name);
     let state = format!("state {name}");
     let bind = Bind {

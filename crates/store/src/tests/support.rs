@@ -10,7 +10,7 @@ use valetkey_core::{
 };
 use valetkey_sealing::KeyRing;
 
-use crate::{Database, DatabaseSettings, TokenStore, Unlock};
+use crate::{Database, DatabaseSettings, Patience, TokenStore, Unlock};
 
 /// When tests begin.
 pub(crate) const START: i64 = 1_750_000_000_000;
@@ -64,7 +64,7 @@ impl Place {
         sqlx::query(AssertSqlSafe(create)).execute(&mut connection).await.expect("a database");
         connection.close().await.expect("closed");
         let url = with_database(&server, &name);
-        let settings = DatabaseSettings::Postgres { url, max_connections: 4 };
+        let settings = DatabaseSettings::Postgres { url, max_connections: 4, patience: Patience::default() };
         Self { settings, _directory: None, server: Some((server, name)) }
     }
 
