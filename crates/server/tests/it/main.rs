@@ -4,6 +4,7 @@
 
 mod configuration;
 mod data_directory;
+mod deployment;
 mod hold;
 mod keyring;
 mod library;
