@@ -31,6 +31,14 @@ pub struct TestApp {
     _running: Running,
 }
 
+/// How long servers wait for PostgreSQL where no test is about that.
+const PATIENT: Patience = Patience {
+    connection: Duration::from_secs(30),
+    look: Duration::from_secs(60),
+    statement: Duration::from_secs(60),
+    sweep: Duration::from_secs(600),
+};
+
 /// What servers of this app are started with, beside their configuration.
 #[derive(Debug)]
 struct Means {
@@ -206,9 +214,8 @@ impl TestApp {
 
 async fn serve(config: &Config, clock: &TestClock, means: &Means) -> Server {
     let mut builder = Server::builder(config.clone()).clock(clock.server.clone()).boundaries(means.boundaries.clone());
-    if let Some(patience) = means.patience {
-        builder = builder.database_patience(patience);
-    }
+    // How busy the machine of a test run is says nothing about the network.
+    builder = builder.database_patience(means.patience.unwrap_or(PATIENT));
     if let Some(deadline) = means.deadline {
         let catalogue = Arc::new(Catalogue::load(config.providers_directory.as_deref()).expect("the catalogue"));
         let outside = HttpAuthorizationServer::new(catalogue, config.outbound.clone(), clock.server.clone());
