@@ -24,6 +24,8 @@ use valetkey_server::{Config, DatabaseConfig};
 struct Carried {
     requests: bool,
     answers: bool,
+    /// Calls before this one are swallowed for ever.
+    since: usize,
 }
 
 /// A network; it carries everything until it is told otherwise.
@@ -49,7 +51,7 @@ impl Network {
         let socket = Socket::bind(("127.0.0.1", 0)).expect("a port");
         socket.set_nonblocking(true).expect("a socket");
         let address = socket.local_addr().expect("an address");
-        let carried = watch::Sender::new(Carried { requests: true, answers: true });
+        let carried = watch::Sender::new(Carried { requests: true, answers: true, since: 0 });
         let socket = Arc::new(Mutex::new(Some(socket)));
         Self { address, socket, carried, last: Arc::default(), calls: watch::Sender::new(0) }
     }
@@ -68,15 +70,15 @@ impl Network {
             let socket = TcpListener::from_std(socket).expect("a socket");
             while let Ok((here, _)) = socket.accept().await {
                 network.calls.send_modify(|calls| *calls += 1);
-                let (network, there) = (network.clone(), there.clone());
-                tokio::spawn(async move { network.carry_between(here, &there).await });
+                let (network, there, call) = (network.clone(), there.clone(), *network.calls.borrow());
+                tokio::spawn(async move { network.carry_between(here, &there, call).await });
             }
         });
     }
 
     /// From now on nothing arrives anywhere.
     pub fn swallow(&self) {
-        self.carried.send_replace(Carried { requests: false, answers: false });
+        self.carried.send_modify(|carried| (carried.requests, carried.answers) = (false, false));
     }
 
     /// From the next request on that holds these bytes no answer arrives; requests do.
@@ -98,19 +100,25 @@ impl Network {
 
     /// Everything arrives again, and what was swallowed does so late.
     pub fn carry(&self) {
-        self.carried.send_replace(Carried { requests: true, answers: true });
+        self.carried.send_modify(|carried| (carried.requests, carried.answers) = (true, true));
     }
 
-    async fn carry_between(&self, here: TcpStream, there: &str) {
+    /// Who calls from now on is carried; of calls that began before nothing is heard any more, on either side.
+    pub fn carry_anew(&self) {
+        let next = *self.calls.borrow() + 1;
+        self.carried.send_replace(Carried { requests: true, answers: true, since: next });
+    }
+
+    async fn carry_between(&self, here: TcpStream, there: &str, call: usize) {
         let mut carried = self.carried.subscribe();
-        if carried.wait_for(|carried| carried.requests).await.is_err() {
+        if carried.wait_for(|carried| carried.requests && carried.since <= call).await.is_err() {
             return;
         }
         let Ok(there) = TcpStream::connect(there).await else { return };
         let ((asks, hears), (answers, is_asked)) = (here.into_split(), there.into_split());
         tokio::join!(
-            self.pass(asks, is_asked, |carried| carried.requests, true),
-            self.pass(answers, hears, |carried| carried.answers, false)
+            self.pass(asks, is_asked, move |carried| carried.requests && carried.since <= call, true),
+            self.pass(answers, hears, move |carried| carried.answers && carried.since <= call, false)
         );
     }
 
@@ -144,7 +152,7 @@ impl Network {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_some_and(|last| bytes.windows(last.len()).any(|window| window == last)) {
             *last = None;
-            self.carried.send_replace(Carried { requests: true, answers: false });
+            self.carried.send_modify(|carried| carried.answers = false);
         }
     }
 }
