@@ -19,7 +19,7 @@ use valetkey_suite::{
     extra::text_of,
     record,
     sandbox::{Fault, FaultRule, Rotation},
-    until_all_is_quiet, with_planted, witnessed,
+    searched, until_all_is_quiet, with_planted, witnessed,
 };
 
 /// What tokens, codes, keys and client secrets of the tests begin with.
@@ -115,17 +115,8 @@ impl Walk {
     }
 
     /// What of it is found in the files and rows of an app.
-    pub(crate) async fn hits_stored(&self, app: &TestApp) -> Vec<String> {
-        let mut hits: Vec<String> = self
-            .secrets
-            .find_in_files(&app.data_dir())
-            .into_iter()
-            .map(|(file, hit)| format!("{hit} in {file}"))
-            .collect();
-        for (table, text) in app.rows().await {
-            hits.extend(self.secrets.find(text.as_bytes()).into_iter().map(|hit| format!("{hit} in table {table}")));
-        }
-        hits
+    pub(crate) fn hits_stored(&self, app: &TestApp) -> Vec<String> {
+        app.hits_stored(&self.secrets).into_iter().map(|(place, hit)| format!("{hit} in {place}")).collect()
     }
 }
 
@@ -281,10 +272,10 @@ engine_tests! {
         let count = records(&witnessed()[before..]).len();
         assert!(count > 120, "{count} records");
         assert_eq!(walk.hits_since(before), Vec::<String>::new());
-        assert_eq!(walk.hits_stored(&app).await, Vec::<String>::new());
+        assert_eq!(walk.hits_stored(&app), Vec::<String>::new());
         // What a stopped server leaves behind is no different.
         app.stop().await;
-        assert_eq!(walk.secrets.find_in_files(&app.data_dir()), Vec::new());
+        assert_eq!(walk.hits_stored(&app), Vec::<String>::new());
     }
 
     async fn a_secret_that_was_let_out_is_found_in_each_place(app: TestApp) {
@@ -322,10 +313,17 @@ engine_tests! {
         // In the database, in what SQLite writes before it, and in a file that somebody left.
         fs::create_dir_all(app.data_dir()).expect("a folder");
         fs::write(app.data_dir().join("left.tmp"), &let_out).expect("a file");
-        let stored = walk.hits_stored(&app).await;
-        let places = match app.engine() {
-            Engine::Sqlite => ["valetkey.db-wal", "left.tmp"],
-            Engine::Postgres => ["table connectors", "left.tmp"],
+        // In a column of bytes, under another encoding.
+        let encoded = data_encoding::BASE64.encode(let_out.as_bytes());
+        let bytes = match app.engine() {
+            Engine::Sqlite => format!("CAST('{encoded}' AS BLOB)"),
+            Engine::Postgres => format!("convert_to('{encoded}', 'UTF8')"),
+        };
+        app.change(&format!("UPDATE flows SET browser_hash = {bytes} WHERE id = '{}'", started.flow_id)).await;
+        let stored = walk.hits_stored(&app);
+        let places: &[&str] = match app.engine() {
+            Engine::Sqlite => &["valetkey.db-wal", "left.tmp"],
+            Engine::Postgres => &["table connectors", "table flows.browser_hash", "left.tmp"],
         };
         for place in places {
             assert!(stored.iter().any(|hit| hit.ends_with(place)), "{place}: {stored:?}");
@@ -452,7 +450,11 @@ pub(crate) fn whatever_left_the_server_in_this_whole_run_holds_no_secret() {
             let found = found.chain((seen.kind == "file").then(|| seen.text.clone()));
             hits.extend(found.map(|hit| format!("{hit} in {}: {}", seen.kind, seen.text)));
         }
-        let summary = json!({ "scan": "canaries", "secrets": planted.len(), "records": counts, "bytes": bytes, "hits": hits.len() });
+        let (directories, values) = searched();
+        let left = json!({ "directories": directories, "values_of_tables": values });
+        let summary = json!({
+            "scan": "canaries", "secrets": planted.len(), "records": counts, "bytes": bytes, "left": left, "hits": hits.len(),
+        });
         // Not captured, so that every run says what it searched.
         let _ = writeln!(std::io::stderr(), "{summary}");
     });

@@ -178,6 +178,10 @@ impl TestApp {
         self.place.directory()
     }
 
+    pub(crate) fn rows(&self) -> Vec<(String, Vec<u8>)> {
+        self.place.rows()
+    }
+
     /// The one number that an SQL statement returns, read beside the server.
     pub async fn number(&self, statement: &str) -> i64 {
         self.place.number(statement).await

@@ -109,6 +109,15 @@ impl Canaries {
         hits.into_iter().collect()
     }
 
+    /// What of them is in what a server stored: in the files of its folder, and in these values of tables.
+    pub fn find_stored(&self, folder: &Path, rows: &[(String, Vec<u8>)]) -> Vec<(String, String)> {
+        let mut hits = self.find_in_files(folder);
+        for (table, value) in rows {
+            hits.extend(self.find(value).into_iter().map(|hit| (format!("table {table}"), hit)));
+        }
+        hits
+    }
+
     /// What of them is in the files of a folder and of those below: the file's name and the hit.
     pub fn find_in_files(&self, folder: &Path) -> Vec<(String, String)> {
         let mut hits = Vec::new();

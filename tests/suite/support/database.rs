@@ -28,7 +28,7 @@ fn server_url() -> String {
 impl Drop for Place {
     fn drop(&mut self) {
         // Before they go.
-        witness::search_files(self.around.path());
+        witness::search_left(self.around.path(), &self.rows());
     }
 }
 
@@ -45,6 +45,11 @@ impl Place {
     /// The data directory. The server makes it, so that it is as private as it has to be.
     pub(crate) fn directory(&self) -> PathBuf {
         self.around.path().join("data")
+    }
+
+    /// Everything in the tables on PostgreSQL: where it stands, and what it is. Nothing on SQLite, whose files can be read.
+    pub(crate) fn rows(&self) -> Vec<(String, Vec<u8>)> {
+        self.server.as_ref().map(Lent::contents).unwrap_or_default()
     }
 
     /// The configuration of a server here.

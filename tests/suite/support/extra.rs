@@ -11,7 +11,7 @@ use valetkey_providers::{Catalogue, HttpAuthorizationServer};
 use valetkey_sandbox::{Event, EventKind};
 use valetkey_server::{DatabaseConfig, Server};
 
-use crate::{Answer, Client, TestApp, TestConnector, client, witness};
+use crate::{Answer, Canaries, Client, TestApp, TestConnector, client, witness};
 
 /// How long a test waits for what is in flight, in real time.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -246,24 +246,10 @@ pub async fn run_at(server: &Server, work: valetkey_jobs::Work) -> String {
     valetkey_jobs::run(server.broker(), work).await.expect("the work is done")
 }
 
+/// What was stored.
 impl TestApp {
-    /// Every row of every table on PostgreSQL as text, by table; bytes are hexadecimal there. Nothing on SQLite, whose file
-    /// can be read.
-    pub async fn rows(&self) -> Vec<(String, String)> {
-        let DatabaseConfig::Postgres { url } = &self.config().database else { return Vec::new() };
-        let mut connection = PgConnection::connect(url.expose()).await.expect("the server answers");
-        let tables: Vec<String> =
-            sqlx::query_scalar("SELECT CAST(tablename AS TEXT) FROM pg_tables WHERE schemaname = 'public'")
-                .fetch_all(&mut connection)
-                .await
-                .expect("tables");
-        let mut found = Vec::new();
-        for table in tables {
-            let statement = AssertSqlSafe(format!("SELECT CAST(t AS TEXT) FROM {table} t"));
-            let rows: Vec<String> = sqlx::query_scalar(statement).fetch_all(&mut connection).await.expect("rows");
-            found.push((table, rows.join("\n")));
-        }
-        connection.close().await.expect("closed");
-        found
+    /// What of these secrets is in the files and rows of this app: where, and the hit.
+    pub fn hits_stored(&self, secrets: &Canaries) -> Vec<(String, String)> {
+        secrets.find_stored(&self.data_dir(), &self.rows())
     }
 }

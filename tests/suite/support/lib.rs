@@ -75,7 +75,7 @@ pub use flow::Started;
 pub use home::{Confirming, Home};
 pub use import::Seeded;
 pub use setup::Setup;
-pub use witness::{plant, record, until_all_is_quiet, with_planted, witnessed};
+pub use witness::{plant, record, searched, until_all_is_quiet, with_planted, witnessed};
 
 pub use valetkey_jobs::Work;
 pub use valetkey_sandbox as sandbox;

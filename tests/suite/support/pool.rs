@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Mutex, PoisonError,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -41,6 +41,17 @@ const EMPTY: &str = "DO $$
             END LOOP;
         END LOOP;
     END $$";
+
+/// Writes the one statement that reads all there is: each row as text, in which bytes are hexadecimal, and what stands in
+/// columns of bytes as it is.
+const CONTENTS: &str = "SELECT string_agg(branch, ' UNION ALL ') FROM (
+        SELECT format('SELECT %L, convert_to(CAST(t AS TEXT), ''UTF8'') FROM %I t', tablename, tablename) AS branch
+            FROM pg_tables WHERE schemaname = 'public'
+        UNION ALL
+        SELECT format('SELECT %L, %I FROM %I WHERE %I IS NOT NULL',
+                table_name || '.' || column_name, column_name, table_name, column_name)
+            FROM information_schema.columns WHERE table_schema = 'public' AND data_type = 'bytea'
+    ) branches";
 
 /// A database at the server, for one test.
 #[derive(Debug)]
@@ -80,6 +91,26 @@ impl Lent {
         Self { server, name }
     }
 
+    /// Everything in its tables: where it stands, and what it is.
+    pub(crate) fn contents(&self) -> Vec<(String, Vec<u8>)> {
+        static STATEMENT: OnceLock<String> = OnceLock::new();
+        let url = self.url();
+        apart(async move {
+            let mut connection = connect(&url).await;
+            let statement = if let Some(statement) = STATEMENT.get() {
+                statement
+            } else {
+                let found = sqlx::query_scalar(CONTENTS).fetch_one(&mut connection).await.expect("tables");
+                // Every database has the same.
+                STATEMENT.get_or_init(|| found)
+            };
+            let rows = sqlx::query_as(AssertSqlSafe(statement.as_str())).fetch_all(&mut connection).await;
+            connection.close().await.expect("closed");
+            rows.expect("rows")
+        })
+        .unwrap_or_default()
+    }
+
     /// Its address.
     pub(crate) fn url(&self) -> String {
         let mut url: url::Url = self.server.parse().expect("VALETKEY_TEST_POSTGRES_URL is an address");
@@ -111,19 +142,26 @@ impl Drop for Lent {
             return;
         }
         let server = self.server.clone();
-        // A thread of its own: whoever drops this may stand inside a runtime that is ending.
-        let dropping = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(async {
-                let mut connection = connect(&server).await;
-                for name in over {
-                    run(&mut connection, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
-                }
-                connection.close().await.expect("closed");
-            });
+        apart(async move {
+            let mut connection = connect(&server).await;
+            for name in over {
+                run(&mut connection, &format!("DROP DATABASE {name} WITH (FORCE)")).await;
+            }
+            connection.close().await.expect("closed");
         });
-        assert!(dropping.join().is_ok() || std::thread::panicking(), "the test's database could not be dropped");
     }
+}
+
+/// Does this in a thread of its own, since whoever waits for it may stand inside a runtime, even one that is ending. A
+/// failure fails the test, unless that has failed already.
+fn apart<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(work)
+    });
+    let done = thread.join().ok();
+    assert!(done.is_some() || std::thread::panicking(), "the test's database could not be looked at or dropped");
+    done
 }
 
 async fn connect(url: &str) -> PgConnection {

@@ -7,7 +7,10 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
-    sync::{Condvar, Mutex, OnceLock, PoisonError},
+    sync::{
+        Condvar, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use reqwest::header::HeaderMap;
@@ -136,11 +139,21 @@ pub fn with_planted<T>(look: impl FnOnce(&Canaries) -> T) -> T {
     look(&witness().planted.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Searches the files that a server leaves, and keeps what was found.
-pub(crate) fn search_files(folder: &Path) {
-    for (file, hit) in with_planted(|planted| planted.find_in_files(folder)) {
-        record("file", &format!("{file}: {hit}"));
+/// How many directories and how many values of tables were searched when their servers had gone.
+static SEARCHED: (AtomicUsize, AtomicUsize) = (AtomicUsize::new(0), AtomicUsize::new(0));
+
+/// Searches the files and rows that a server leaves, and keeps what was found.
+pub(crate) fn search_left(folder: &Path, rows: &[(String, Vec<u8>)]) {
+    for (place, hit) in with_planted(|planted| planted.find_stored(folder, rows)) {
+        record("file", &format!("{place}: {hit}"));
     }
+    SEARCHED.0.fetch_add(1, Ordering::Relaxed);
+    SEARCHED.1.fetch_add(rows.len(), Ordering::Relaxed);
+}
+
+/// How many directories of servers, and how many values of tables on PostgreSQL, were searched when their servers had gone.
+pub fn searched() -> (usize, usize) {
+    (SEARCHED.0.load(Ordering::Relaxed), SEARCHED.1.load(Ordering::Relaxed))
 }
 
 /// An app that is running; the last search waits until there is none.
