@@ -92,7 +92,7 @@ engine_tests! {
     // RFC 9700, section 4.12 (307): the token endpoint sends code, verifier and secret on to the attacker; attacks 1, 13.
     async fn a_token_endpoint_that_redirects_takes_nothing_along(app: TestApp) {
         let (sink, provider) = (Sink::start().await, Sink::start().await);
-        provider.reply("/token", Reply::SameTo(sink.url("/token")));
+        provider.reply("/token", Reply::Elsewhere(307, sink.url("/token")));
         let endpoints = json!({
             "authorization": format!("{}/authorize", app.provider_url()), "token": provider.url("/token"),
         });

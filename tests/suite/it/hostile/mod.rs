@@ -24,6 +24,7 @@ mod injection;
 mod mix_up;
 mod pages;
 mod pkce;
+mod redirects;
 mod sink;
 mod state;
 mod targets;

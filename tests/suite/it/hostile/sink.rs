@@ -25,8 +25,8 @@ pub(crate) struct Seen {
 #[derive(Debug, Clone)]
 pub(crate) enum Reply {
     Json(String),
-    /// A redirect that keeps method and body.
-    SameTo(String),
+    /// A redirect of this status.
+    Elsewhere(u16, String),
     /// A redirect of a browser.
     To(String),
 }
@@ -131,14 +131,14 @@ async fn serve(mut stream: TcpStream, state: Arc<State>) {
     let reply = state.replies.lock().unwrap_or_else(PoisonError::into_inner).get(&path).cloned();
     state.seen.lock().unwrap_or_else(PoisonError::into_inner).push(Seen { path, text, body });
     let (status, header, body) = match reply {
-        Some(Reply::Json(body)) => ("200 OK", "Content-Type: application/json".to_owned(), body),
-        Some(Reply::SameTo(to)) => ("307 Temporary Redirect", format!("Location: {to}"), String::new()),
+        Some(Reply::Json(body)) => ("200 OK".to_owned(), "Content-Type: application/json".to_owned(), body),
+        Some(Reply::Elsewhere(status, to)) => (format!("{status} Elsewhere"), format!("Location: {to}"), String::new()),
         // `{query}` stands for what the browser brought.
         Some(Reply::To(to)) => {
             let to = to.replace("{query}", &query.unwrap_or_default());
-            ("302 Found", format!("Location: {to}"), String::new())
+            ("302 Found".to_owned(), format!("Location: {to}"), String::new())
         }
-        None => ("404 Not Found", "X-Nothing: here".to_owned(), String::new()),
+        None => ("404 Not Found".to_owned(), "X-Nothing: here".to_owned(), String::new()),
     };
     let length = body.len();
     let answer =
