@@ -2,6 +2,8 @@
 //! another space is served meanwhile.
 
 use std::{
+    fs,
+    io::Write as _,
     net::SocketAddr,
     sync::{
         Arc,
@@ -250,24 +252,53 @@ engine_tests! {
     }
 }
 
+/// What of this process is in memory, in KiB. Server, sandbox and test are one process.
+fn resident() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("this process's status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its resident memory");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// Says what a flood cost that had this process to itself, and fails if it was much.
+async fn measured(what: &str, requests: usize, flood: impl Future<Output = ()>) {
+    let before = resident();
+    flood.await;
+    let grown = resident().saturating_sub(before);
+    // Not captured, so that a documented run says what it saw.
+    let line = json!({ "flood": what, "requests": requests, "grown_kib": grown, "resident_kib": resident() });
+    let _ = writeln!(std::io::stderr(), "{line}");
+    assert!(grown < 64 * 1024, "{line}");
+}
+
 #[test]
 #[ignore = "takes minutes: a run to be documented"]
 fn a_hundred_thousand_unknown_keys_leave_nothing_behind() {
-    run_test(Setup::on(Engine::Sqlite), async |app| unknown_keys(&app, 100_000).await);
+    run_test(Setup::on(Engine::Sqlite), async |app| {
+        measured("unknown keys", 100_000, unknown_keys(&app, 100_000)).await;
+    });
 }
 
 #[test]
 #[ignore = "takes minutes: a run to be documented"]
 fn callbacks_from_more_addresses_than_are_kept_in_mind_do_not_grow_the_memory() {
     let setup = behind_a_proxy(Setup::on(Engine::Sqlite));
-    run_test(setup, async |app| callbacks(&app, 130_000, 1..=100_100).await);
+    run_test(setup, async |app| {
+        measured("failing callbacks", 130_000, callbacks(&app, 130_000, 1..=100_100)).await;
+    });
+}
+
+/// How many starts the long run makes: a million, unless `VALETKEY_TEST_STARTS` says less.
+#[expect(clippy::disallowed_methods, reason = "the length of a run that is asked for by hand")]
+fn starts_wanted() -> usize {
+    std::env::var("VALETKEY_TEST_STARTS").ok().map_or(1_000_000, |text| text.parse().expect("a number"))
 }
 
 #[test]
-#[ignore = "takes a quarter of an hour: a run to be documented"]
+#[ignore = "takes a quarter of an hour and more: a run to be documented"]
 fn a_million_starts_leave_nothing_behind() {
     // The clock of the tests runs with real time, and flows must outlive the flood.
     let setup = with_few_starts(Setup::on(Engine::Sqlite))
         .config(|config| config.limits.flow_life = std::time::Duration::from_secs(3_600));
-    run_test(setup, async |app| starts(&app, 500_000).await);
+    let count = starts_wanted();
+    run_test(setup, async |app| measured("starts", count, starts(&app, count / 2)).await);
 }

@@ -143,6 +143,24 @@ engine_tests! {
         app.finish(&connector, &home, "u-1").await.expect(200).done();
     }
 
+    async fn what_a_stranger_says_of_their_own_address_is_not_believed(
+        app: TestApp,
+        setup = |setup: Setup| setup.config(|config| config.calls.failing_callbacks_per_minute = 5),
+    ) {
+        let connector = app.connector(ConnectorSpec::oauth2()).await;
+        let made_up = app.url(&format!("/oauth/callback/{}?code=x&state=made-up", connector.id));
+        let stranger = app.browser("stranger");
+        for number in 0..8 {
+            let request = stranger
+                .request(reqwest::Method::GET, &made_up)
+                .header("x-forwarded-for", format!("198.51.100.{number}"))
+                .header("forwarded", format!("for=198.51.100.{number}"))
+                .header("x-real-ip", format!("198.51.100.{number}"));
+            let page = stranger.send(request).await;
+            assert_eq!(page.status, if number < 5 { 404 } else { 429 }, "{number}");
+        }
+    }
+
     async fn callbacks_that_pass_are_not_counted(
         app: TestApp,
         setup = |setup: Setup| setup.config(|config| config.calls.failing_callbacks_per_minute = 2),
