@@ -1,7 +1,7 @@
 //! The edge: the one layer around every route.
 //!
-//! It gives each request its id, catches panics, writes problems out, logs what was our fault once, and sets the headers
-//! that every answer has. Around the token call it is no layer but a function, because each layer costs allocations.
+//! It gives each request its id, catches panics, writes problems out and counts them, logs what was our fault once, and sets
+//! the headers that every answer has. Around the token call it is no layer but a function, because each layer costs allocations.
 
 use std::{
     convert::Infallible,
@@ -21,7 +21,7 @@ use axum::{
 use futures::{FutureExt, future::BoxFuture};
 use tower::{Layer, Service};
 use tracing::Instrument;
-use valetkey_broker::with_request_id;
+use valetkey_broker::{Metrics, with_request_id};
 
 use crate::{
     problem::{Cause, Problem, ProblemCode},
@@ -32,11 +32,12 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(crate) struct EdgeLayer {
     ids: Arc<RequestIds>,
+    metrics: Arc<Metrics>,
 }
 
 impl EdgeLayer {
-    pub(crate) fn new(ids: Arc<RequestIds>) -> Self {
-        Self { ids }
+    pub(crate) fn new(ids: Arc<RequestIds>, metrics: Arc<Metrics>) -> Self {
+        Self { ids, metrics }
     }
 }
 
@@ -44,7 +45,7 @@ impl<S> Layer<S> for EdgeLayer {
     type Service = Edge<S>;
 
     fn layer(&self, inner: S) -> Edge<S> {
-        Edge { inner, ids: self.ids.clone() }
+        Edge { inner, ids: self.ids.clone(), metrics: self.metrics.clone() }
     }
 }
 
@@ -53,6 +54,7 @@ impl<S> Layer<S> for EdgeLayer {
 pub(crate) struct Edge<S> {
     inner: S,
     ids: Arc<RequestIds>,
+    metrics: Arc<Metrics>,
 }
 
 impl<S> Service<Request> for Edge<S>
@@ -77,11 +79,12 @@ where
         let route = request.extensions().get::<MatchedPath>().cloned();
         let span = tracing::info_span!("request", request.id = id);
         let answer = span.in_scope(|| self.inner.call(request));
+        let metrics = self.metrics.clone();
         Box::pin(
             async move {
                 let started = Instant::now();
                 let response = guarded(id.clone(), answer).await;
-                let response = finished(response, &id);
+                let response = finished(response, &id, Some(&metrics));
                 tell(&method, route.as_ref(), &response, started);
                 Ok(response)
             }
@@ -91,7 +94,7 @@ where
 }
 
 /// The same edge around the answer to one request, with no more than a line for who debugs: for the hot path, whose handler
-/// calls it itself.
+/// calls it itself and counts its failures.
 ///
 /// No `async fn`, as [`guarded`]: each would keep a second copy of the future that it is given, and all of it is moved to
 /// the heap with each call.
@@ -102,7 +105,7 @@ where
 {
     guarded(id.clone(), answer.map(Ok)).map(move |response| {
         tracing::debug!(request.id = id, http.status = response.status().as_u16(), "answered a token call");
-        finished(response, &id)
+        finished(response, &id, None)
     })
 }
 
@@ -123,9 +126,12 @@ where
 #[error("the handler panicked")]
 struct Panicked;
 
-/// Writes a problem's body, logs its cause, sets the headers of every answer.
-fn finished(mut response: Response, id: &str) -> Response {
+/// Counts a problem, writes its body, logs its cause; sets the headers of every answer.
+fn finished(mut response: Response, id: &str, metrics: Option<&Metrics>) -> Response {
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        if let Some(metrics) = metrics {
+            metrics.problem_answered(problem.code().as_str());
+        }
         if let Some(cause) = problem.cause() {
             log_cause(id, problem.code().as_str(), cause);
         }
@@ -186,7 +192,7 @@ mod tests {
             .route("/boom", get(boom))
             .route("/limited", get(limited))
             .route("/fine", get(async || "fine"))
-            .layer(EdgeLayer::new(Arc::new(RequestIds::new(&SystemEntropy))));
+            .layer(EdgeLayer::new(Arc::new(RequestIds::new(&SystemEntropy)), Arc::new(Metrics::new())));
         let request = Request::get(path).header(X_REQUEST_ID, "mine").body(Body::empty()).expect("a request");
         read(router.oneshot(request).await.expect("an answer")).await
     }

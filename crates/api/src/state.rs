@@ -15,7 +15,7 @@ use valetkey_broker::Broker;
 use valetkey_core::{Clock, Entropy, KeyId, Timestamp};
 use valetkey_limiter::{Bound, KeyedLimiter};
 
-use crate::{client_address::AddressKey, hot::Network, request_id::RequestIds, routes};
+use crate::{client_address::AddressKey, hot::Network, problem::ProblemCode, request_id::RequestIds, routes};
 
 /// How many addresses the limit of failing callbacks keeps in mind.
 const ADDRESSES: usize = 100_000;
@@ -69,6 +69,7 @@ impl Api {
         let minute = Duration::from_secs(60);
         let per_key = settings.token_calls_per_second_and_key;
         let per_address = settings.failing_callbacks_per_minute;
+        broker.metrics().know_problems(ProblemCode::ALL.into_iter().map(ProblemCode::as_str));
         Self {
             inner: Arc::new(Inner {
                 broker,

@@ -46,7 +46,7 @@ pub struct Broker {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) parts: BrokerParts,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) issues: IssueLog,
     pub(crate) pace: Pace,
     pub(crate) flights: Arc<Flights>,
@@ -73,7 +73,7 @@ impl Broker {
         Self {
             inner: Arc::new(Inner {
                 parts,
-                metrics: Metrics::new(),
+                metrics: Arc::new(Metrics::new()),
                 issues: IssueLog::new(),
                 pace,
                 flights: Arc::new(flights),
@@ -90,7 +90,7 @@ impl Broker {
     }
 
     /// The numbers for `/metrics`.
-    pub fn metrics(&self) -> &Metrics {
+    pub fn metrics(&self) -> &Arc<Metrics> {
         &self.inner.metrics
     }
 

@@ -91,7 +91,7 @@ impl Broker {
             return self.refuse_doubled(query).await;
         }
         let Some(state) = &query.state else {
-            self.inner.metrics.callback_refused("no_state");
+            self.inner.metrics.browser_refused("no_state");
             return Ok(CallbackEnd::Page(PageFailure::Malformed));
         };
         let Some(record) = self.store().find_flow_by_state(&state.digest()).await? else {
@@ -147,7 +147,7 @@ impl Broker {
         };
         match known {
             Some(record) => self.refuse_browser(&record.flow, "doubled").await?,
-            None => self.inner.metrics.callback_refused("doubled"),
+            None => self.inner.metrics.browser_refused("doubled"),
         }
         Ok(CallbackEnd::Page(PageFailure::Malformed))
     }

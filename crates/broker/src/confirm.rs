@@ -80,7 +80,10 @@ impl Broker {
     }
 
     async fn confirming(&self, id: FlowId, cookies: &Cookies<'_>) -> Result<Result<Flow, PageFailure>, BrokerError> {
-        let Some(record) = self.store().find_flow(id).await? else { return Ok(Err(PageFailure::NotFound)) };
+        let Some(record) = self.store().find_flow(id).await? else {
+            self.inner.metrics.browser_refused("unknown_flow");
+            return Ok(Err(PageFailure::NotFound));
+        };
         if !is_bound_browser(&record, cookies(&self.cookie_name(id)).as_ref()) {
             self.refuse_browser(&record.flow, "wrong_browser").await?;
             return Ok(Err(PageFailure::WrongBrowser));

@@ -55,6 +55,11 @@ struct ReasonLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabel {
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct JobLabel {
     job: &'static str,
 }
@@ -72,6 +77,7 @@ pub struct Metrics {
     flows: Family<OutcomeLabel, Counter>,
     callbacks_refused: Family<ReasonLabel, Counter>,
     flow_calls_refused: Family<ReasonLabel, Counter>,
+    problems: Family<CodeLabel, Counter>,
     limited: Family<LimitLabel, Counter>,
     limiter_keys: Family<LimitLabel, Gauge>,
     revocations_ended: Family<StateLabel, Counter>,
@@ -115,6 +121,7 @@ impl Metrics {
             flows: Family::default(),
             callbacks_refused: Family::default(),
             flow_calls_refused: Family::default(),
+            problems: Family::default(),
             limited: Family::default(),
             limiter_keys: Family::default(),
             revocations_ended: Family::default(),
@@ -153,6 +160,11 @@ impl Metrics {
             "flow_calls_refused",
             "Calls about flows refused, by reason",
             self.flow_calls_refused.clone(),
+        );
+        registry.register(
+            "problems",
+            "Failures answered by the API, by the code of their problem",
+            self.problems.clone(),
         );
         registry.register("limited", "Calls refused by a limit", self.limited.clone());
         registry.register("limiter_keys", "Keys or addresses that a limit has in mind", self.limiter_keys.clone());
@@ -210,12 +222,25 @@ impl Metrics {
         self.flows.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
-    pub(crate) fn callback_refused(&self, reason: &'static str) {
+    /// Counts a browser that was turned away.
+    pub fn browser_refused(&self, reason: &'static str) {
         self.callbacks_refused.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     pub(crate) fn flow_call_refused(&self, reason: &'static str) {
         self.flow_calls_refused.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Makes these codes of problems known at zero, so that an alert can be written on what has not happened yet.
+    pub fn know_problems(&self, codes: impl Iterator<Item = &'static str>) {
+        for code in codes {
+            drop(self.problems.get_or_create(&CodeLabel { code }));
+        }
+    }
+
+    /// Counts a failure that the API answered, by the code of its problem.
+    pub fn problem_answered(&self, code: &'static str) {
+        self.problems.get_or_create(&CodeLabel { code }).inc();
     }
 
     /// Counts a call that a limit refused.

@@ -2,12 +2,17 @@
 
 use serde_json::json;
 use valetkey_core::{
-    Action, Actor, ConnectorId, Flow, FlowFailure, FlowId, FlowStatus, Secret, SpaceId, Timestamp, constant_time_eq,
+    Action, Actor, AuditEvent, ConnectorId, Flow, FlowFailure, FlowId, FlowStatus, Secret, SpaceId, Timestamp,
+    constant_time_eq,
 };
 use valetkey_providers::AuthorizationRequest;
 use valetkey_store::{Bind, FlowRecord};
 
-use crate::{Broker, BrokerError, refusals::Record, start::subject_of};
+use crate::{
+    Broker, BrokerError,
+    refusals::{About, Record},
+    start::subject_of,
+};
 
 /// What a browser may be told instead of going on. Each has a page text of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,12 +90,12 @@ impl Broker {
     /// What the connect page names. Changes nothing.
     pub async fn connect_view(&self, ticket: &Secret) -> Result<Result<ConnectView, PageFailure>, BrokerError> {
         let Some(record) = self.store().find_flow_by_ticket(&ticket.digest()).await? else {
-            self.inner.metrics.callback_refused("unknown_link");
+            self.inner.metrics.browser_refused("unknown_link");
             return Ok(Err(PageFailure::NotFound));
         };
         if let Err(failure) = expect(&record.flow, FlowStatus::Pending, self.now()) {
             // No event: previews and reloads come here too, and nothing was at stake any more.
-            self.inner.metrics.callback_refused("link_over");
+            self.inner.metrics.browser_refused("link_over");
             return Ok(Err(failure));
         }
         let Some(connector) = self.store().find_connector(&record.flow.space, record.flow.connector_id).await? else {
@@ -169,11 +174,11 @@ impl Broker {
 
     /// Notes a browser that was turned away; the flow goes on for the right one.
     pub(crate) async fn refuse_browser(&self, flow: &Flow, reason: &'static str) -> Result<(), BrokerError> {
-        self.inner.metrics.callback_refused(reason);
+        self.inner.metrics.browser_refused(reason);
         self.record_refusal(flow, Actor::Browser, Action::FlowCallbackRefused, reason).await
     }
 
-    /// Puts a refusal on record, unless the flow has had so many that they are only counted.
+    /// Puts a refusal of a flow on record, unless there were so many that they are only counted.
     pub(crate) async fn record_refusal(
         &self,
         flow: &Flow,
@@ -181,24 +186,33 @@ impl Broker {
         action: Action,
         reason: &'static str,
     ) -> Result<(), BrokerError> {
-        let mut detail = json!({ "reason": reason });
-        match self.inner.refusals.note(flow.id) {
+        let event = self.event(&flow.space, actor, action, subject_of(flow));
+        self.append_refusal(About::Flow(flow.id), event, reason).await
+    }
+
+    /// The same for whatever a refusal is about. The event is given its reason here.
+    pub(crate) async fn append_refusal(
+        &self,
+        about: About,
+        mut event: AuditEvent,
+        reason: &'static str,
+    ) -> Result<(), BrokerError> {
+        event.detail = json!({ "reason": reason });
+        match self.inner.refusals.note(about) {
             Record::Written => {}
-            Record::Last => detail["last_on_record"] = json!(true),
+            Record::Last => event.detail["last_on_record"] = json!(true),
             Record::Counted => return Ok(()),
         }
-        let mut event = self.event(&flow.space, actor, action, subject_of(flow));
-        event.detail = detail;
         Ok(self.store().append_audit(&[event]).await?)
     }
 
-    /// Notes a form that did not come from our page. The flow goes on.
-    pub async fn refuse_form(&self, id: FlowId) -> Result<(), BrokerError> {
+    /// Notes a form that did not come from our page, or is none of ours by what it says. The flow goes on.
+    pub async fn refuse_form(&self, id: FlowId, reason: &'static str) -> Result<(), BrokerError> {
         let Some(record) = self.store().find_flow(id).await? else {
-            self.inner.metrics.callback_refused("foreign_form");
+            self.inner.metrics.browser_refused(reason);
             return Ok(());
         };
-        self.refuse_browser(&record.flow, "foreign_form").await
+        self.refuse_browser(&record.flow, reason).await
     }
 
     /// Notes a start link whose button another site pressed. The flow goes on.
@@ -211,7 +225,7 @@ impl Broker {
 
     /// Counts an answer that belongs to no flow.
     pub fn refuse_unknown(&self, connector: Option<ConnectorId>) {
-        self.inner.metrics.callback_refused("unknown_state");
+        self.inner.metrics.browser_refused("unknown_state");
         tracing::info!(?connector, "a callback belonged to no flow");
     }
 }

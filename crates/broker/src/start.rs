@@ -12,6 +12,7 @@ use valetkey_store::{Begun, FlowCaps};
 use crate::{
     Broker, BrokerError, Fault, Resource,
     broker::require,
+    refusals::About,
     targets::{check_origin, check_return_url, is_registered},
 };
 
@@ -91,7 +92,13 @@ impl Broker {
         start: &StartFlow,
     ) -> Result<StartedFlow, BrokerError> {
         let owner = owner_of(caller, connector, start.user_id.as_ref(), start.actor.as_ref())?;
-        let scopes = check(connector, start).inspect_err(|error| self.count_target(error))?;
+        let scopes = match check(connector, start) {
+            Ok(scopes) => scopes,
+            Err(error) => {
+                self.refuse_target(caller, connector, &error).await?;
+                return Err(error);
+            }
+        };
         // A connector whose provider cannot be used is refused here, where the operator sees it, not in the popup.
         self.provider().facts(connector).await?;
         let person = owner.user_id().or(start.actor.as_ref());
@@ -152,12 +159,23 @@ impl Broker {
         })
     }
 
-    /// Counts a start that named a target which is not registered: somebody may be steering the application.
-    fn count_target(&self, error: &BrokerError) {
-        let BrokerError::Invalid(faults) = error else { return };
-        if faults.iter().any(|fault| ["return_url", "origin"].contains(&fault.field.as_str())) {
-            self.inner.metrics.flow_call_refused("target");
+    /// Notes a start that named a target which is not registered: somebody may be steering the application. What was named
+    /// is not kept.
+    async fn refuse_target(
+        &self,
+        caller: &Caller,
+        connector: &Connector,
+        error: &BrokerError,
+    ) -> Result<(), BrokerError> {
+        let BrokerError::Invalid(faults) = error else { return Ok(()) };
+        if !faults.iter().any(|fault| ["return_url", "origin"].contains(&fault.field.as_str())) {
+            return Ok(());
         }
+        self.inner.metrics.flow_call_refused("target");
+        let Some(key) = caller.key_id() else { return Ok(()) };
+        let subject = Subject { connector_id: Some(connector.id), ..Subject::default() };
+        let event = self.event(&connector.space, caller.actor(), Action::FlowStartRefused, subject);
+        self.append_refusal(About::starts(key, self.now()), event, "target").await
     }
 
     async fn take_start_quotas(&self, quotas: &[(String, Duration, u32)]) -> Result<(), BrokerError> {

@@ -21,6 +21,8 @@ text_enum!(
         ConnectorDeleted => "connector.deleted",
         /// A flow was started.
         FlowStarted => "flow.started",
+        /// A start was refused because it named a target that is not registered.
+        FlowStartRefused => "flow.start_refused",
         /// A browser was bound to a flow.
         FlowOpened => "flow.opened",
         /// A callback was refused before anything was consumed.

@@ -53,6 +53,9 @@ async fn everything(app: &TestApp) {
     let home = app.browser("u-4").walk(&waiting.start_url).await;
     let wrong = json!({ "handle": "wrong", "user_id": "u-4" });
     app.finish_with(&connector, &home.flow_id, &wrong).await.expect_problem(403, "handle-refused").done();
+    let mut unregistered = connector.redirect("u-4");
+    unregistered["return_url"] = json!("https://elsewhere.example/");
+    app.try_start(&connector, &unregistered).await.expect_problem(422, "invalid-request").done();
     let cancelled = app.start_flow(&connector, &connector.redirect("u-2")).await;
     let path = format!("/v1/flows/{}/cancel", cancelled.flow_id);
     app.application().post(&path, &json!({})).await.expect(204).done();

@@ -39,6 +39,7 @@ mod refresh_lives;
 mod refresh_observed;
 mod refresh_open;
 mod refresh_pacing;
+mod refusals;
 mod replicas;
 mod restart;
 mod revoke;

@@ -24,6 +24,16 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
+fn every_event_of_the_audit_is_in_the_inventory() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operations.md");
+    let text = fs::read_to_string(path).expect("a document");
+    let named: Vec<_> = quoted(&text).collect();
+    for action in valetkey_core::Action::ALL {
+        assert!(named.contains(&action.as_str()), "{action} is not told of");
+    }
+}
+
+#[test]
 fn the_security_documents_name_tests_that_exist() {
     let files = files();
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");

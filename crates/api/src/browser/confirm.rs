@@ -40,16 +40,16 @@ pub(crate) async fn confirm(
     PathParam(flow): PathParam<String>,
     request: Request,
 ) -> Response {
-    let Ok(flow) = flow.parse::<FlowId>() else { return turned_away(&api, address, PageFailure::NotFound) };
+    let Ok(flow) = flow.parse::<FlowId>() else {
+        api.broker().metrics().browser_refused("unknown_flow");
+        return turned_away(&api, address, PageFailure::NotFound);
+    };
     if !is_from_our_page(request.headers(), &api.settings().public_url) {
-        return match api.broker().refuse_form(flow).await {
-            Ok(()) => turned_away(&api, address, PageFailure::NotConfirmed),
-            Err(error) => internal(error),
-        };
+        return refuse(&api, address, flow, "foreign_form").await;
     }
     let headers = request.headers().clone();
     let Some(choice) = choice_of(request).await else {
-        return turned_away(&api, address, PageFailure::NotConfirmed);
+        return refuse(&api, address, flow, "malformed_form").await;
     };
     let cookies = RequestCookies::of(&headers);
     let cookies = |name: &str| cookies.get(name);
@@ -60,6 +60,13 @@ pub(crate) async fn confirm(
     match end {
         Ok(ConfirmEnd::Home(home)) => go_home(&api, &home, Leaving::Page).await,
         Ok(ConfirmEnd::Page(failure)) => turned_away(&api, address, failure),
+        Err(error) => internal(error),
+    }
+}
+
+async fn refuse(api: &Api, address: ClientAddress, flow: FlowId, reason: &'static str) -> Response {
+    match api.broker().refuse_form(flow, reason).await {
+        Ok(()) => turned_away(api, address, PageFailure::NotConfirmed),
         Err(error) => internal(error),
     }
 }

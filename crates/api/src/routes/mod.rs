@@ -114,7 +114,7 @@ fn assemble(api: &Api, more: Router<Api>) -> Router {
         .merge(more)
         .fallback(nothing_here)
         .method_not_allowed_fallback(other_methods)
-        .layer(EdgeLayer::new(api.request_ids()));
+        .layer(EdgeLayer::new(api.request_ids(), api.broker().metrics().clone()));
     // No layer: its handler has its edge within.
     full.merge(hot.method_not_allowed_fallback(other_methods_hot)).with_state(api.clone())
 }
@@ -129,5 +129,6 @@ async fn other_methods() -> Problem {
 }
 
 async fn other_methods_hot(State(api): State<Api>, headers: HeaderMap) -> Response {
-    lean(api.request_id(&headers), other_methods()).await
+    let id = api.request_id(&headers);
+    lean(id, async { token::counted(&api, other_methods().await) }).await
 }

@@ -5,6 +5,7 @@ use axum::{
     http::StatusCode,
     response::Response,
 };
+use futures::TryFutureExt;
 use valetkey_core::{ConnectorId, PresentedKey};
 
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
     request_body = TokenIn, responses((status = OK, description = "The token", body = TokenOut)))]
 pub(super) async fn fetch_token(State(api): State<Api>, request: Request) -> Response {
     let id = api.request_id(request.headers());
-    lean(id, routed(&api, request)).await
+    lean(id, routed(&api, request).map_err(|problem| counted(&api, problem))).await
 }
 
 /// The same where the connector is known already.
@@ -34,9 +35,16 @@ pub(crate) fn token_call(api: Api, connector: ConnectorId, request: Request) -> 
     let id = api.request_id(request.headers());
     lean(id, async move {
         let (mut parts, body) = request.into_parts();
-        let Presented(key) = Presented::from_request_parts(&mut parts, &api).await?;
-        answer(&api, &key, connector, Request::from_parts(parts, body)).await
+        let count = |problem| counted(&api, problem);
+        let Presented(key) = Presented::from_request_parts(&mut parts, &api).await.map_err(count)?;
+        answer(&api, &key, connector, Request::from_parts(parts, body)).await.map_err(count)
     })
+}
+
+/// Counts a failure of this call: its edge has no numbers at hand, and who is served shall pay nothing for them.
+pub(crate) fn counted(api: &Api, problem: Problem) -> Problem {
+    api.broker().metrics().problem_answered(problem.code().as_str());
+    problem
 }
 
 async fn routed(api: &Api, request: Request) -> Result<Response, Problem> {

@@ -184,6 +184,13 @@ engine_tests! {
             }
         }
         assert_eq!(metric(&app, "flow_calls_refused", "reason=\"target\""), 2 * all().len() as u64);
+        // The first of them are on record, without what was asked for; the rest are only counted.
+        let on_record = app.audit("action=flow.start_refused").await;
+        assert_eq!(on_record.len(), 20);
+        assert!(on_record.iter().all(|event| event["detail"]["reason"] == "target" && event["connector_id"] == connector.id.as_str()));
+        assert_eq!(on_record[0]["detail"]["last_on_record"], true);
+        let text = json!(on_record).to_string();
+        assert!(!text.contains("evil") && !text.contains("app.example"), "{text}");
         assert_eq!(app.number("SELECT CAST(COUNT(*) AS BIGINT) FROM flows").await, 0);
         app.try_start(&connector, &connector.popup("u-1")).await.expect(201).done();
     }
