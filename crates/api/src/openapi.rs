@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use utoipa::{
     ToSchema,
     openapi::{
-        ComponentsBuilder, ContentBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, Ref, Response,
-        ResponseBuilder,
+        ComponentsBuilder, ContentBuilder, InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Required,
+        Response, ResponseBuilder,
         path::{Operation, PathItem},
         security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
         tag::TagBuilder,
@@ -263,6 +263,9 @@ impl Shared {
     }
 }
 
+/// Operations that do something without a body: it counts as `{}`.
+const WITHOUT_BODY: [&str; 2] = ["fetch_token", "update_connector"];
+
 /// Adds to every operation what it shares with the others.
 fn complete(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
@@ -284,8 +287,19 @@ fn complete(document: &mut OpenApi) {
             if operation.parameters.is_some() {
                 add(operation, &["400"]);
             }
-            if operation.request_body.is_some() {
+            let is_optional = operation.operation_id.as_deref().is_some_and(|id| WITHOUT_BODY.contains(&id));
+            if let Some(body) = &mut operation.request_body {
+                if let (RefOr::T(body), true) = (body, is_optional) {
+                    body.required = Some(Required::False);
+                }
                 add(operation, &["400", "413", "415", "422"]);
+            }
+            match path.as_str() {
+                // Which filters a caller has to name depends on its roles.
+                "/v1/connections" => add(operation, &["422"]),
+                // The plan that the body names.
+                "/v1/connections/revoke" => add(operation, &["404"]),
+                _ => {}
             }
             if method != "get" {
                 add(operation, &["409", "503"]);

@@ -34,7 +34,7 @@ pub use entropy::{Entropy, SystemEntropy};
 pub use flow::{Flow, FlowFailure, FlowMode, FlowStatus};
 pub use hold::{Hold, HoldReason};
 pub use ids::{AttemptId, ConnectionId, ConnectorId, EventId, FlowId, IdError, KeyId, PlanId, RevocationId};
-pub use names::{Label, NameError, SpaceId, UserId};
+pub use names::{Label, NameError, ProviderName, SpaceId, UserId};
 pub use owner::Owner;
 pub use permission::{Operation, Role, allowed_roles};
 pub use revocation::{Reach, Revocation, RevocationReason, RevocationState, TokenKind};

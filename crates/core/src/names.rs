@@ -16,6 +16,9 @@ pub enum NameError {
     /// A label is out of bounds.
     #[error("a label has at most 64 bytes and no control characters")]
     Label,
+    /// A provider's name is out of bounds.
+    #[error("a provider is named by 1 to 63 of a-z, 0-9 and `-`")]
+    Provider,
 }
 
 macro_rules! name {
@@ -92,6 +95,15 @@ name!(
     |text| text.len() <= 64 && !text.chars().any(char::is_control)
 );
 
+name!(
+    /// Names a provider's profile, whether there is one or not.
+    ProviderName,
+    NameError::Provider,
+    |text| {
+        (1..=63).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+    }
+);
+
 impl SpaceId {
     /// The space that exists from the start.
     pub fn default_space() -> Self {
@@ -119,6 +131,10 @@ mod tests {
         assert!("x".repeat(256).parse::<UserId>().is_ok());
         for bad in [String::new(), "x".repeat(257), "a\nb".to_owned(), "a\u{0}".to_owned(), "\u{85}".to_owned()] {
             assert!(bad.parse::<UserId>().is_err(), "{bad:?}");
+        }
+        assert!("oauth2".parse::<ProviderName>().is_ok() && "-".parse::<ProviderName>().is_ok());
+        for bad in [String::new(), "GitHub".to_owned(), "a\u{0}".to_owned(), "x".repeat(64)] {
+            assert!(bad.parse::<ProviderName>().is_err(), "{bad:?}");
         }
         assert!("".parse::<Label>().is_ok());
         assert!("x".repeat(65).parse::<Label>().is_err());

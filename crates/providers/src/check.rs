@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use url::Url;
-use valetkey_core::Grant;
+use valetkey_core::{Grant, ProviderName};
 
 use crate::{
     pattern::{Pattern, Setting, placeholders},
@@ -64,9 +64,8 @@ impl Check<'_> {
     fn head(&mut self, stem: &str) {
         let profile = self.profile;
         let name = &profile.name;
-        let lower = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
-        if !(1..=63).contains(&name.len()) || !name.bytes().all(lower) {
-            self.fault("name", "a name is 1 to 63 of a-z, 0-9 and `-`");
+        if let Err(error) = name.parse::<ProviderName>() {
+            self.fault("name", error.to_string());
         } else if name != stem {
             self.fault("name", format!("the file must be called `{name}.toml`"));
         }

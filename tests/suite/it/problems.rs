@@ -189,11 +189,16 @@ engine_tests! {
             "limit=0", "limit=-1", "limit=201", "limit=many", "limit=", "limit=1&limit=2", "after=nonsense",
             "after=ctr_00000000000000000000000000", "status=nonsense", "status=active&status=active", "colour=red",
             "connector_id=x", "user_id=", "user_id=%00", "owner=nobody", "owner=shared&user_id=u-1", "label=%01", "reason=x",
+            "provider=%00", "provider=", "provider=GitHub",
         ] {
             let refused = is(app.operator().get(&format!("/v1/connections?{query}")).await, 400, "invalid-query");
             assert!(refused.json["faults"].as_array().is_some_and(|faults| !faults.is_empty()), "{query}: {}", refused.text);
         }
         app.operator().get("/v1/connections?limit=1&user_id=%C3%A9%20x").await.expect(200).done();
+        app.operator().get("/v1/connections?provider=nobody").await.expect(200).done();
+        let filter = json!({ "dry_run": true, "filter": { "provider": "a\u{0}b" } });
+        let refused = is(app.operator().post("/v1/connections/revoke", &filter).await, 422, "invalid-request");
+        assert_eq!(field(&refused), "filter.provider");
     }
 
     async fn names_that_applications_choose_have_bounds(app: TestApp) {

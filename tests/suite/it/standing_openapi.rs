@@ -244,6 +244,8 @@ engine_tests! {
         document.promises("revoke_key", &admin.delete(&format!("/v1/keys/{}", key.text_of("id"))).await.expect(200));
 
         document.promises("list_connections", &operator.get("/v1/connections").await);
+        // An application has to say whose, which is no matter of one parameter.
+        document.promises("list_connections", &application.get("/v1/connections").await.expect(422));
         let connection = format!("/v1/connections/{}", finished.text_of("id"));
         document.promises("show_connection", &operator.get(&connection).await.expect(200));
         let plan = operator.post("/v1/connections/revoke", &json!({ "dry_run": true, "filter": { "user_id": "u-2" } })).await.expect(200);
@@ -251,6 +253,8 @@ engine_tests! {
         let call = json!({ "plan_id": plan.json["plan_id"], "expected_count": 1 });
         document.promises("revoke_connections", &operator.post("/v1/connections/revoke", &call).await.expect(200));
         document.promises("revoke_connections", &operator.post("/v1/connections/revoke", &call).await.expect(409));
+        let absent = json!({ "plan_id": "pln_00000000000000000000000000", "expected_count": 1 });
+        document.promises("revoke_connections", &operator.post("/v1/connections/revoke", &absent).await.expect(404));
         let lines = format!("{}\nnonsense\n", json!({ "connector_id": connector.id, "user_id": "u-3", "refresh_token": "r" }));
         document.promises("import_connections", &admin.post_raw("/v1/connections/import", "application/x-ndjson", lines).await.expect(200));
         let taken_back = application.post(&connector.path("/disconnect"), &json!({ "user_id": "u-1" })).await.expect(200);
@@ -264,6 +268,27 @@ engine_tests! {
         document.promises("check_liveness", &app.anonymous().get("/health/live").await);
         document.promises("check_readiness", &app.anonymous().get("/health/ready").await);
         document.promises("read_metrics", &app.anonymous().get("/metrics").await);
+    }
+
+    async fn a_body_that_is_not_needed_is_not_asked_for(app: TestApp) {
+        let document = Document::of(&app).await;
+        let connector = app.connector(ConnectorSpec::oauth2().client_credentials()).await;
+        let key = app.connector_client(&connector.id).await;
+        for (operation_id, client, method, path) in [
+            ("fetch_token", &key, "POST", connector.path("/token")),
+            ("update_connector", &app.admin(), "PATCH", connector.path("")),
+        ] {
+            client.call(method, &path, None).await.expect(200).done();
+            let found = document.operations().into_iter().find(|(_, _, operation)| operation["operationId"] == operation_id);
+            let (_, _, operation) = found.expect("the operation");
+            assert_eq!(operation["requestBody"]["required"], json!(false), "{operation_id}");
+        }
+        // What may be sent as null is described so.
+        let edit = json!({ "rotation": { "class": "strict", "grace_seconds": null }, "endpoints": null });
+        app.admin().patch(&connector.path(""), &edit).await.expect(200).done();
+        let schemas = &document.0["components"]["schemas"];
+        assert_eq!(schemas["Rotation"]["properties"]["grace_seconds"]["type"], json!(["integer", "null"]));
+        assert_eq!(schemas["Endpoints"]["properties"]["token"]["type"], json!(["string", "null"]));
     }
 
     async fn the_reference_page_comes_from_the_binary(app: TestApp) {

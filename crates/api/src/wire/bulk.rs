@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use valetkey_broker::{BrokerError, BulkRevoked, ConnectionFilter, Fault, RevokePlan};
-use valetkey_core::{ConnectionId, ConnectorId, Label, Owner, PlanId, ReauthReason, Status, Timestamp, UserId};
+use valetkey_core::{
+    ConnectionId, ConnectorId, Label, Owner, PlanId, ProviderName, ReauthReason, Status, Timestamp, UserId,
+};
 
 use crate::extract::optional_object;
 
@@ -26,7 +28,8 @@ pub(crate) struct FilterIn {
     #[schema(value_type = Option<String>)]
     status: Option<Status>,
     /// At this provider.
-    provider: Option<String>,
+    #[schema(value_type = Option<String>)]
+    provider: Option<ProviderName>,
     /// With this label.
     #[schema(value_type = Option<String>)]
     label: Option<Label>,
@@ -99,7 +102,7 @@ impl TryFrom<FilterIn> for ConnectionFilter {
             connector_id: filter.connector_id,
             owner,
             status: filter.status,
-            provider: filter.provider,
+            provider: filter.provider.map(|name| name.to_string()),
             label: filter.label,
             reason: filter.reason,
         })

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use valetkey_broker::{ConnectionFilter, Disconnect, Disconnected};
 use valetkey_core::{
-    Connection, ConnectionId, ConnectorId, Label, Owner, ReauthReason, Refreshing, Status, Timestamp, UserId,
+    Connection, ConnectionId, ConnectorId, Label, Owner, ProviderName, ReauthReason, Refreshing, Status, Timestamp,
+    UserId,
 };
 
 use super::{Page, PageParams, RevocationOut};
@@ -215,7 +216,7 @@ impl FromPairs for ConnectionParams {
             connector_id: pairs.take("connector_id"),
             owner,
             status: pairs.take_one_of("status", &statuses),
-            provider: pairs.take("provider"),
+            provider: pairs.take::<ProviderName>("provider").map(|name| name.to_string()),
             label: pairs.take("label"),
             reason: pairs.take_one_of("reason", &reasons),
         };

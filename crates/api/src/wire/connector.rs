@@ -74,7 +74,6 @@ pub(crate) struct RotationWire {
     class: RotationClassWire,
     /// The grace, with class `grace` and no other.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     grace_seconds: Option<u32>,
 }
 
@@ -108,19 +107,15 @@ impl TryFrom<RotationRead> for RotationWire {
 pub(crate) struct EndpointsWire {
     /// Authorization endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     authorization: Option<String>,
     /// Token endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     token: Option<String>,
     /// Revocation endpoint (RFC 7009).
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     revocation: Option<String>,
     /// Userinfo endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
     userinfo: Option<String>,
 }
 
