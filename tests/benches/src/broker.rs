@@ -35,23 +35,28 @@ pub(crate) async fn serve(place: &Place) -> anyhow::Result<()> {
     let admin = administrator();
     let connector = connector(broker, &admin).await?;
     import(broker, &admin, connector, place.connections).await?;
+    let ready = ready(&server, &admin, connector).await?;
+    until_closed(&ready).await?;
+    if !server.stop().await {
+        bail!("the broker did not stop cleanly");
+    }
+    Ok(())
+}
+
+/// Where a token of this connector is to be asked for, and a new key to ask with.
+pub(crate) async fn ready(server: &Server, admin: &Caller, connector: ConnectorId) -> anyhow::Result<Ready> {
     let key = NewKey {
         name: "bench".to_owned(),
         roles: vec![Role::Connector],
         connectors: Some(vec![connector]),
         expires_at: None,
     };
-    let key = broker.create_key(&admin, key).await?;
-    let ready = Ready {
+    let key = server.broker().create_key(admin, key).await?;
+    Ok(Ready {
         address: server.local_addr(),
         path: format!("/v1/connectors/{connector}/token"),
         key: key.text.expose().to_owned(),
-    };
-    until_closed(&ready).await?;
-    if !server.stop().await {
-        bail!("the broker did not stop cleanly");
-    }
-    Ok(())
+    })
 }
 
 pub(crate) fn administrator() -> Caller {

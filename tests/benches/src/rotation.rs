@@ -13,12 +13,12 @@ use tokio::{
     io::{AsyncBufReadExt, BufReader},
     task::{JoinHandle, JoinSet},
 };
-use valetkey_broker::{Broker, KeyringStatus, NewKey, RotationPace, RotationPhase, SealedReport};
-use valetkey_core::{Actor, ConnectorId, Entropy, Role, SystemEntropy};
+use valetkey_broker::{Broker, KeyringStatus, RotationPace, RotationPhase, SealedReport};
+use valetkey_core::{Actor, ConnectorId, Entropy, SystemEntropy};
 use valetkey_server::{Config, Server};
 
 use crate::{
-    broker::{KEY, administrator, connector, import_one},
+    broker::{KEY, administrator, connector, import_one, ready},
     child::{self, Ready},
     load::{Load, request, run},
 };
@@ -288,18 +288,7 @@ pub(crate) async fn serve_rotating(place: &Place) -> anyhow::Result<()> {
     let broker = server.broker();
     let admin = administrator();
     let connector = connector(broker, &admin).await?;
-    let key = NewKey {
-        name: "bench".to_owned(),
-        roles: vec![Role::Connector],
-        connectors: Some(vec![connector]),
-        expires_at: None,
-    };
-    let key = broker.create_key(&admin, key).await?;
-    let ready = Ready {
-        address: server.local_addr(),
-        path: format!("/v1/connectors/{connector}/token"),
-        key: key.text.expose().to_owned(),
-    };
+    let ready = ready(&server, &admin, connector).await?;
     println!("{}", serde_json::to_string(&ready)?);
     let mut rotating: Option<JoinHandle<anyhow::Result<()>>> = None;
     let mut lines = BufReader::new(tokio::io::stdin()).lines();

@@ -4,16 +4,15 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
 use tokio::task::JoinSet;
-use valetkey_broker::{Broker, ImportLine, NewConnector, NewKey};
+use valetkey_broker::{Broker, ImportLine, NewConnector};
 use valetkey_core::{
-    AuthMode, Binding, Caller, Clock, ConnectorId, Endpoints, Grant, Label, Role, RotationClass, Secret, SystemClock,
-    UserId,
+    AuthMode, Binding, Caller, Clock, ConnectorId, Endpoints, Grant, Label, RotationClass, Secret, SystemClock, UserId,
 };
 use valetkey_server::{Config, Server};
 
 use crate::{
-    broker::{KEY, administrator},
-    child::{Ready, until_closed},
+    broker::{KEY, administrator, ready},
+    child::until_closed,
 };
 
 /// Where the broker keeps its data, and what it refreshes.
@@ -45,18 +44,7 @@ pub(crate) async fn serve(place: &Place) -> anyhow::Result<()> {
     let admin = administrator();
     let connector = connector(broker, &admin, &place.sandbox).await?;
     import(broker, &admin, connector, &std::fs::read_to_string(&place.grants)?).await?;
-    let key = NewKey {
-        name: "bench".to_owned(),
-        roles: vec![Role::Connector],
-        connectors: Some(vec![connector]),
-        expires_at: None,
-    };
-    let key = broker.create_key(&admin, key).await?;
-    let ready = Ready {
-        address: server.local_addr(),
-        path: format!("/v1/connectors/{connector}/token"),
-        key: key.text.expose().to_owned(),
-    };
+    let ready = ready(&server, &admin, connector).await?;
     until_closed(&ready).await?;
     if !server.stop().await {
         bail!("the broker did not stop cleanly");
