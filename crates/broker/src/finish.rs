@@ -1,12 +1,15 @@
 //! Finish a flow: the application vouches for its signed-in user, and only then is the code redeemed.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use serde_json::json;
+use tokio::sync::oneshot;
 use valetkey_core::{
-    Action, Actor, Attempt, Caller, Connection, ConnectionId, Connector, Flow, FlowFailure, FlowId, FlowStatus,
-    Operation, Owner, RevocationId, Role, Secret, TokenSet, UserId, constant_time_eq,
+    Action, Actor, Attempt, AuditEvent, Caller, Connection, ConnectionId, Connector, Flow, FlowFailure, FlowId,
+    FlowStatus, Operation, Owner, RevocationId, Role, Secret, TokenSet, UserId, constant_time_eq,
 };
 use valetkey_providers::{CodeExchange, ProviderFacts, TokenOutcome};
-use valetkey_store::{Connect, Connected, FlowRecord, Proof, Redemption, Unstored};
+use valetkey_store::{Connect, Connected, FlowRecord, Proof, Redemption, StoreError, Unstored};
 
 use crate::{
     Broker, BrokerError, Resource,
@@ -178,20 +181,26 @@ impl Broker {
         };
         let (broker, flow) = (self.clone(), flow.clone());
         let span = tracing::Span::current();
-        let work = async move { broker.redeem_now(&flow, &redemption, actor, weakly_bound).await };
+        let (late, is_late) = oneshot::channel();
+        let finishing = Finishing { actor, weakly_bound, late };
+        let work = async move { broker.redeem_now(&flow, &redemption, finishing).await };
         let work = with_this_request_id(request_id(), work);
         let task = self.inner.tasks.spawn(tracing::Instrument::instrument(work, span));
-        task.await.map_err(|_| BrokerError::ShuttingDown)?.map(Some)
+        tokio::select! {
+            biased;
+            done = task => done.map_err(|_| BrokerError::ShuttingDown)?.map(Some),
+            Ok(error) = is_late => Err(error.into()),
+        }
     }
 
     async fn redeem_now(
         &self,
         flow: &Flow,
         redemption: &Redemption,
-        actor: Actor,
-        weakly_bound: bool,
+        finishing: Finishing,
     ) -> Result<Connection, BrokerError> {
         let from = FlowStatus::Finishing;
+        let actor = finishing.actor.clone();
         let Some(connector) = self.store().find_connector(&flow.space, flow.connector_id).await? else {
             self.fail(flow, from, FlowFailure::ConnectorChanged, actor, "").await?;
             return Err(BrokerError::FlowFailed(FlowFailure::ConnectorChanged));
@@ -215,7 +224,7 @@ impl Broker {
         let code = outcome.code();
         let failure = match outcome {
             TokenOutcome::Granted(tokens) => {
-                return self.store_redeemed(flow, &connector, &facts, *tokens, actor, weakly_bound).await;
+                return self.store_redeemed(flow, &connector, &facts, *tokens, finishing).await;
             }
             TokenOutcome::GrantedButUnusable { tokens, .. } => {
                 self.revoke_redeemed(flow, &tokens).await?;
@@ -237,9 +246,9 @@ impl Broker {
         connector: &Connector,
         facts: &ProviderFacts,
         mut tokens: TokenSet,
-        actor: Actor,
-        weakly_bound: bool,
+        finishing: Finishing,
     ) -> Result<Connection, BrokerError> {
+        let Finishing { actor, weakly_bound, late } = finishing;
         let granted = tokens.scopes.clone().unwrap_or_else(|| flow.scopes.clone());
         schedule::complete_lives(&mut tokens, facts);
         let now = self.now();
@@ -266,11 +275,15 @@ impl Broker {
             "actor": flow.actor,
             "fingerprint": tokens.access_token.fingerprint(),
         });
-        match self.store().connect(&connect, event).await? {
+        let (connected, in_doubt) = self.connect_surely(&connect, &event, late).await?;
+        match connected {
             Connected::Stored(connection) => {
                 self.inner.metrics.flow_ended("connected");
                 tracing::info!(flow.id = %flow.id, connection.id = %connection.id, "flow {} connected {}", flow.id, connection.id);
                 Ok(*connection)
+            }
+            Connected::FlowOver if in_doubt && let Some(connection) = self.connected_already(flow, &tokens).await? => {
+                Ok(connection)
             }
             Connected::AccountChanged => {
                 self.revoke_redeemed(flow, &tokens).await?;
@@ -282,6 +295,39 @@ impl Broker {
                 Err(BrokerError::FlowFailed(FlowFailure::ConnectorChanged))
             }
         }
+    }
+
+    /// What a code brought exists nowhere else: it is written whenever the database is back, and who waits for it hears
+    /// that it is late. Says too whether a try before may have been the one that was written.
+    async fn connect_surely(
+        &self,
+        connect: &Connect<'_>,
+        event: &AuditEvent,
+        late: oneshot::Sender<StoreError>,
+    ) -> Result<(Connected, bool), BrokerError> {
+        let late = Mutex::new(Some(late));
+        let take = || late.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let connected = self.write_surely(connect.new_id, || async {
+            self.store().connect(connect, event.clone()).await.map_err(|error| {
+                let error = Arc::new(error);
+                if let Some(late) = take() {
+                    // Nobody may be waiting any more.
+                    drop(late.send(StoreError::Shared(Arc::clone(&error))));
+                }
+                StoreError::Shared(error)
+            })
+        });
+        let connected = connected.await?;
+        Ok((connected, take().is_none()))
+    }
+
+    /// The connection of a flow, if it holds these very tokens: the end of a commit was not heard, but it took place.
+    async fn connected_already(&self, flow: &Flow, tokens: &TokenSet) -> Result<Option<Connection>, BrokerError> {
+        let Some(record) = self.store().find_flow(flow.id).await? else { return Ok(None) };
+        let Some(id) = record.flow.connection_id else { return Ok(None) };
+        let stored = self.store().find_stored(id).await?;
+        let fingerprint = Some(tokens.access_token.fingerprint());
+        Ok(stored.filter(|stored| stored.fingerprint == fingerprint).map(|stored| stored.connection.clone()))
     }
 
     /// Tokens that were redeemed and cannot be stored must not live on at the provider.
@@ -315,6 +361,14 @@ impl Broker {
         }
         Ok(failed)
     }
+}
+
+/// On whose behalf a code is redeemed.
+struct Finishing {
+    actor: Actor,
+    weakly_bound: bool,
+    /// Hears why what was redeemed could not be stored at once.
+    late: oneshot::Sender<StoreError>,
 }
 
 /// A flow that failed says why; any other says where it stands.

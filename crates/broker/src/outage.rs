@@ -65,7 +65,7 @@ impl Broker {
                 return Err(error);
             }
             if tries.is_power_of_two() {
-                tracing::error!(connection.id = %connection, tries, error = &error as &dyn std::error::Error, "what a refresh of {connection} brought could not be stored yet");
+                tracing::error!(connection.id = %connection, tries, error = &error as &dyn std::error::Error, "what the provider gave for {connection} could not be stored yet");
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);

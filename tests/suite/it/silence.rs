@@ -196,3 +196,56 @@ async fn futures_all<F: Future>(asked: [F; 3]) -> [F::Output; 3] {
     let (first, second, third) = tokio::join!(first, second, third);
     [first, second, third]
 }
+
+/// Connects `u-1`, and cuts the network by `cut` while the provider answers; what the provider gave is connected by the time
+/// that the network carries again.
+async fn connect_through(app: &TestApp, cut: impl AsyncFn(), mend: impl Fn()) {
+    let connector = app.connector(ConnectorSpec::oauth2()).await;
+    let key = key(app, &connector).await;
+    let started = app.start_flow(&connector, &connector.popup("u-1")).await;
+    let home = app.browser("u-1").walk(&started.start_url).await;
+    app.provider().inject(FaultRule::token(Fault::HoldUntilReleased { gate: "answer".to_owned() }));
+    let finish = async { timeout(BOUND, app.finish(&connector, &home, "u-1")).await.expect("nobody hangs") };
+    let cut = async {
+        held(app).await;
+        cut().await;
+    };
+    let (late, ()) = tokio::join!(finish, cut);
+    late.expect_problem(503, "storage-unavailable").done();
+
+    mend();
+    app.landed().await;
+    let connection = app.finish(&connector, &home, "u-1").await.expect(200);
+    let answer = ask(app, &key, &connector, "u-1").await.expect(200);
+    assert_eq!(answer.json["generation"], 1);
+    assert!(app.provider().is_access_token_live(&answer.text_of("access_token")), "it was not revoked");
+    assert!(app.revocations(&connection.text_of("id")).await.is_empty());
+}
+
+#[test]
+#[cfg_attr(not(postgres), ignore = "VALETKEY_TEST_POSTGRES_URL names no server")]
+fn what_a_code_brought_during_a_cut_is_connected_after_it() {
+    let network = Network::new();
+    behind(&network, async |app| {
+        let cut = async || {
+            network.swallow();
+            app.provider().release("answer");
+        };
+        connect_through(&app, cut, || network.carry_anew()).await;
+    });
+}
+
+#[test]
+#[cfg_attr(not(postgres), ignore = "VALETKEY_TEST_POSTGRES_URL names no server")]
+fn a_connection_whose_commit_nobody_heard_is_made_once_and_not_revoked() {
+    let network = Network::new();
+    behind(&network, async |app| {
+        let cut = async || {
+            network.swallow_answers_from(b"COMMIT");
+            app.provider().release("answer");
+            network.swallows().await;
+            until(&app, "SELECT CAST(COUNT(*) AS BIGINT) FROM connections", 1).await;
+        };
+        connect_through(&app, cut, || network.carry()).await;
+    });
+}
