@@ -5,7 +5,7 @@ use std::time::Duration;
 use valetkey_broker::{Broker, BrokerError};
 
 /// Connections claimed at once.
-const DUE_BATCH: i64 = 256;
+const DUE_BATCH: i64 = 64;
 
 /// Revocations claimed at once.
 const REVOCATION_BATCH: i64 = 64;

@@ -57,7 +57,7 @@ impl TokenStore {
             .bind(connector.to_string())
             .bind(owner.key())
             .bind(label.as_str())
-            .fetch_one(&pool.looking())
+            .fetch_one(&pool.calling())
             .await?;
         let revision: i64 = row.try_get(0)?;
         let Some(key) = self.key_at(revision, key).await? else { return Ok(Access::default()) };

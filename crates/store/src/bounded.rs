@@ -11,7 +11,11 @@ use std::{
     time::Duration,
 };
 
-use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt, future::BoxFuture, stream, stream::BoxStream};
+use futures::{
+    FutureExt, StreamExt, TryFutureExt, TryStreamExt,
+    future::{self, BoxFuture},
+    stream::{self, BoxStream},
+};
 use sqlx::{
     AssertSqlSafe, Either, Execute, Executor, Postgres, SqlStr,
     pool::PoolConnection,
@@ -70,9 +74,13 @@ pub(crate) fn silence() -> sqlx::Error {
 }
 
 /// The connections of this process.
+///
+/// Token calls have connections of their own. They wait behind no other statement, and their sockets belong to the runtime
+/// that answers calls: a connection belongs to the runtime that opened it, and the scheduled work has one of lower priority.
 #[derive(Clone)]
 pub(crate) struct BoundedPool {
     pool: PgPool,
+    calls: PgPool,
     patience: Patience,
     /// How long a statement may take through this handle.
     within: Duration,
@@ -87,22 +95,16 @@ impl Debug for BoundedPool {
 impl BoundedPool {
     pub(crate) async fn connect(url: &str, max_connections: u32, patience: Patience) -> Result<Self, sqlx::Error> {
         let options = PgConnectOptions::from_str(url)?;
-        let ping = patience.connection / 2;
-        let pool = settled(PgPoolOptions::new(), patience)
-            .max_connections(max_connections)
-            .max_lifetime(Duration::from_secs(600))
-            // After an outage nobody meets the ends of connections that lay idle. Busy ones cost no round trip.
-            .before_acquire(move |connection, meta| {
-                Box::pin(async move {
-                    if meta.idle_for > IDLE {
-                        timeout(ping, sqlx::Connection::ping(connection)).await.unwrap_or_else(|_| Err(silence()))?;
-                    }
-                    Ok(true)
-                })
-            })
-            .connect_with(options)
-            .await?;
-        Ok(Self { pool, patience, within: patience.statement })
+        let for_calls = (max_connections / 2).max(1);
+        let for_others = max_connections.saturating_sub(for_calls).max(1);
+        let pool = shared(for_others, patience).connect_with(options.clone()).await?;
+        let calls = shared(for_calls, patience).connect_lazy_with(options);
+        Ok(Self { pool, calls, patience, within: patience.statement })
+    }
+
+    /// For token calls alone, on the runtime that answers them.
+    pub(crate) fn calling(&self) -> Self {
+        Self { pool: self.calls.clone(), within: self.patience.look, ..self.clone() }
     }
 
     /// The same for what a caller waits for.
@@ -131,7 +133,15 @@ impl BoundedPool {
     }
 
     pub(crate) async fn begin(&self) -> Result<BoundedTransaction, sqlx::Error> {
-        BoundedTransaction::begin(self.lease().await?).await
+        BoundedTransaction::begin(self.lease().await?, "BEGIN").await
+    }
+
+    /// A transaction whose statements look up every row by its key, however few rows there were when they were planned: a
+    /// plan that reads a whole table is kept while the table grows.
+    pub(crate) async fn begin_by_key(&self) -> Result<BoundedTransaction, sqlx::Error> {
+        let text = "BEGIN; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; \
+                    SET LOCAL random_page_cost = 0.01; SET LOCAL seq_page_cost = 10";
+        BoundedTransaction::begin(self.lease().await?, text).await
     }
 
     /// A transaction whose statements may go through a whole table.
@@ -145,7 +155,8 @@ impl BoundedPool {
 
     /// Closes what is idle now and the others as they come back, but waits for no connection that is dead.
     pub(crate) async fn close(&self) {
-        if timeout(self.patience.connection, self.pool.close()).await.is_err() {
+        let all = future::join(self.pool.close(), self.calls.close());
+        if timeout(self.patience.connection, all).await.is_err() {
             tracing::debug!("connections to the database were left behind");
         }
     }
@@ -154,6 +165,23 @@ impl BoundedPool {
         let connection = self.pool.acquire().await?;
         Ok(Lease { connection: Some(connection), within: self.within, back_within: self.patience.connection })
     }
+}
+
+/// Connections that many use in turn.
+fn shared(max_connections: u32, patience: Patience) -> PgPoolOptions {
+    let ping = patience.connection / 2;
+    settled(PgPoolOptions::new(), patience)
+        .max_connections(max_connections)
+        .max_lifetime(Duration::from_secs(600))
+        // After an outage nobody meets the ends of connections that lay idle. Busy ones cost no round trip.
+        .before_acquire(move |connection, meta| {
+            Box::pin(async move {
+                if meta.idle_for > IDLE {
+                    timeout(ping, sqlx::Connection::ping(connection)).await.unwrap_or_else(|_| Err(silence()))?;
+                }
+                Ok(true)
+            })
+        })
 }
 
 fn settled(options: PgPoolOptions, patience: Patience) -> PgPoolOptions {
@@ -246,9 +274,9 @@ impl Debug for BoundedTransaction {
 }
 
 impl BoundedTransaction {
-    async fn begin(lease: Lease) -> Result<Self, sqlx::Error> {
+    async fn begin(lease: Lease, text: &'static str) -> Result<Self, sqlx::Error> {
         let mut begun = Self { lease, open: true };
-        begun.lease.fetch_many("BEGIN").await?;
+        begun.lease.fetch_many(text).await?;
         Ok(begun)
     }
 

@@ -203,6 +203,14 @@ impl Db {
         })
     }
 
+    /// The same for writes of many rows, each of which is found by its key.
+    pub(crate) async fn begin_by_key(&self) -> Result<Tx, StoreError> {
+        Ok(match self {
+            Self::Sqlite(_) => self.begin_write().await?,
+            Self::Postgres(pool) => Tx::Postgres(pool.begin_by_key().await?),
+        })
+    }
+
     /// The same for the few transactions that may go through a whole table.
     pub(crate) async fn begin_sweep(&self) -> Result<Tx, StoreError> {
         Ok(match self {

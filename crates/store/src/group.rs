@@ -1,13 +1,15 @@
 //! Group commit: writes of many connections share transactions, each durable before its caller goes on.
 //!
 //! Whoever submits a write while no writer runs starts one; it takes what waits into one transaction, and again, until
-//! nothing waits. Under load groups grow by themselves, because what comes during a commit waits for the next. A group
-//! holds one write for each connection, and no two groups under way hold the same one: the writes of one connection
-//! happen in the order in which they came.
+//! nothing waits. A lone write is taken at once. Under load groups begin some milliseconds apart, so that they grow: a
+//! transaction costs far more than one more row in it, and a refresh waits for its provider much longer. A group holds one
+//! write for each connection, and no two groups under way hold the same one: the writes of one connection happen in the
+//! order in which they came.
 
 use std::{
     collections::{HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
@@ -18,10 +20,13 @@ use crate::{
     group_rows::{Write, Written, apply},
 };
 
-/// The most writes in one transaction.
-const GROUP: usize = 128;
+/// The most writes in one transaction. Their statements are short enough not to keep a processor from token calls.
+const GROUP: usize = 64;
 
-/// Transactions at once on PostgreSQL; SQLite has one writer.
+/// From the beginning of one group to that of the next, unless a whole group waits.
+const PACE: Duration = Duration::from_millis(5);
+
+/// Transactions at once on PostgreSQL, where one may have to wait for another process; SQLite has one writer.
 const WRITERS: usize = 2;
 
 struct Waiting {
@@ -36,6 +41,8 @@ struct Queue {
     /// Connections in groups under way.
     busy: HashSet<ConnectionId>,
     writers: usize,
+    /// When the last group began.
+    last: Option<Instant>,
 }
 
 /// What waits to be written, and who writes.
@@ -56,6 +63,15 @@ impl Committer {
         let starts = queue.writers < most;
         queue.writers += usize::from(starts);
         starts
+    }
+
+    /// How long the next group is still to gather.
+    fn pause(&self) -> Duration {
+        let queue = self.queue();
+        match queue.last {
+            Some(last) if queue.waiting.len() < GROUP => PACE.saturating_sub(last.elapsed()),
+            _ => Duration::ZERO,
+        }
     }
 
     /// The next group. `None`: there is nothing that this writer could take, and it counts no longer.
@@ -83,6 +99,7 @@ impl Committer {
             queue.writers -= 1;
             return None;
         }
+        queue.last = Some(Instant::now());
         Some(group)
     }
 }
@@ -124,7 +141,12 @@ impl TokenStore {
 
     async fn write_groups(&self) {
         let mut turn = Turn { committer: &self.committer, connections: Vec::new(), over: false };
-        while let Some(group) = self.committer.take(&mut turn.connections) {
+        loop {
+            let pause = self.committer.pause();
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+            let Some(group) = self.committer.take(&mut turn.connections) else { break };
             self.write_group(group).await;
         }
         turn.over = true;
@@ -181,9 +203,50 @@ impl TokenStore {
     }
 
     async fn write_together(&self, writes: &[&Write]) -> Result<Vec<Written>, StoreError> {
-        let mut tx = self.db.begin_write().await?;
+        let mut tx = self.db.begin_by_key().await?;
         let written = apply(&mut tx, writes).await?;
         tx.commit().await?;
         Ok(written)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use valetkey_core::{SystemEntropy, Timestamp};
+
+    use crate::group_rows::DueRow;
+
+    /// Puts writes of so many connections in line.
+    fn submit(committer: &Committer, count: usize) {
+        for _ in 0..count {
+            let connection = ConnectionId::new(Timestamp::from_millis(0), &SystemEntropy);
+            let write = Write::MoveDue(DueRow::of(connection, None));
+            let _ = committer.submit(Waiting { connection, write, reply: oneshot::channel().0 }, 1);
+        }
+    }
+
+    #[test]
+    fn a_lone_write_is_taken_at_once_and_the_next_ones_gather() {
+        let committer = Committer::default();
+        submit(&committer, 1);
+        assert_eq!(committer.pause(), Duration::ZERO);
+        let mut taken = Vec::new();
+        assert_eq!(committer.take(&mut taken).map(|group| group.len()), Some(1));
+        submit(&committer, GROUP - 1);
+        let pause = committer.pause();
+        assert!(!pause.is_zero() && pause <= PACE, "{pause:?}");
+        submit(&committer, 1);
+        assert_eq!(committer.pause(), Duration::ZERO, "a whole group waits for nothing");
+    }
+
+    #[test]
+    fn a_group_that_began_long_ago_makes_nobody_wait() {
+        let committer = Committer::default();
+        submit(&committer, 1);
+        let _ = committer.take(&mut Vec::new());
+        committer.queue().last = Instant::now().checked_sub(PACE);
+        submit(&committer, 1);
+        assert_eq!(committer.pause(), Duration::ZERO);
     }
 }

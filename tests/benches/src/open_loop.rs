@@ -25,6 +25,8 @@ pub(crate) struct OpenLoad {
     pub(crate) address: SocketAddr,
     pub(crate) requests: Arc<Vec<Vec<u8>>>,
     pub(crate) per_second: u32,
+    /// Where in their order this begins: a load that goes on where another stopped asks for what was not asked for lately.
+    pub(crate) first: u32,
 }
 
 /// A load under way.
@@ -68,7 +70,7 @@ impl OpenLoad {
             let meant = begin + each * turn;
             std::thread::sleep(meant.saturating_duration_since(Instant::now()));
             // A stride that is prime to most counts visits every request without a random source.
-            let request = usize::try_from(turn)?.wrapping_mul(104_729) % self.requests.len();
+            let request = usize::try_from(self.first + turn)?.wrapping_mul(104_729) % self.requests.len();
             stream.write_all(&self.requests[request])?;
             read_answer(&mut stream, &mut buffer)?;
             calls.push(Call { request, took: meant.elapsed() });

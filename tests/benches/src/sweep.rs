@@ -80,15 +80,15 @@ pub(crate) async fn measure(settings: &Sweep) -> anyhow::Result<()> {
         Some(fresh) => Database::Postgres(PgConnection::connect(&fresh.url).await?),
         None => Database::open_file(&directory).await?,
     };
-    let load = OpenLoad {
-        address: broker.ready.address,
-        requests: Arc::new(requests(&broker, 0..settings.connections)),
-        per_second: settings.calls.max(1),
-    };
-    // Warm: each connection was asked for before anything is measured.
-    let warm = OpenLoad { per_second: settings.calls.max(1) * 3, ..load.clone() };
-    calls_for(&warm, Duration::from_secs(5)).await?;
+    let per_second = settings.calls.max(1);
+    let all = Arc::new(requests(&broker, 0..settings.connections));
+    let mut load = OpenLoad { address: broker.ready.address, requests: all, per_second: per_second * 3, first: 0 };
+    // One load from here to the end, through all connections in turn: the calls without a sweep find no more of them in
+    // the broker's memory than those during it.
+    load.first += count_of(&calls_for(&load, Duration::from_secs(5)).await?)?;
+    load.per_second = per_second;
     let quiet = calls_for(&load, Duration::from_secs(settings.quiet.max(1))).await?;
+    load.first += count_of(&quiet)?;
     let cpu_before = broker.cpu_seconds().unwrap_or(0.0);
     let swept = sweep(&load, &mut database, settings.connections).await?;
     let cpu = broker.cpu_seconds().unwrap_or(0.0) - cpu_before;
@@ -179,6 +179,10 @@ async fn calls_for(load: &OpenLoad, time: Duration) -> anyhow::Result<Vec<Call>>
     tokio::task::spawn_blocking(|| running.stop()).await?
 }
 
+fn count_of(calls: &[Call]) -> anyhow::Result<u32> {
+    Ok(u32::try_from(calls.len())?)
+}
+
 struct Swept {
     refreshed: i64,
     took: Duration,
@@ -227,7 +231,12 @@ async fn own_refresh(
     let slow = requests(broker, users.clone());
     // Even ones are refreshed, odd ones are not.
     let both = slow.into_iter().zip(others).flat_map(|(slow, other)| [slow, other]).collect();
-    let load = OpenLoad { address: broker.ready.address, requests: Arc::new(both), per_second: settings.calls.max(1) };
+    let load = OpenLoad {
+        address: broker.ready.address,
+        requests: Arc::new(both),
+        per_second: settings.calls.max(1),
+        first: 0,
+    };
     calls_for(&load, Duration::from_secs(1)).await?;
     database.make_due(users, Which::These).await?;
     let all = before + u64::try_from(SLOW)?;

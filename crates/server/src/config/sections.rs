@@ -90,7 +90,7 @@ pub(super) fn database(reader: &mut Reader, data_dir: &Path) -> DatabaseSection 
         database,
         max_connections: reader.read_number(
             "database.max_connections",
-            "connections to PostgreSQL that this process opens at most",
+            "connections to PostgreSQL that this process opens at most; half of them for token calls alone",
             16,
             2..=1000,
         ),

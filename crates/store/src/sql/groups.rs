@@ -1,8 +1,9 @@
 //! Statements that carry many rows: $1 is a JSON array with one object, or one array, for each.
 //!
 //! A row whose condition does not hold is left out of `RETURNING` and hinders no other. No statement may name one
-//! connection twice. `status || ''` keeps a planner without statistics from walking the index of states, in which nearly
-//! all are alike, instead of looking each row up by its key.
+//! connection twice. `status || substr(…, 1, 0)` is the status, and so with a state: tied to the row of $1 it cannot be
+//! looked for on its own, and a planner without statistics does not begin with the few rows that it believes to have it,
+//! but looks each up by its key.
 
 use super::{admin::statements, connections::columns};
 
@@ -19,7 +20,8 @@ macro_rules! record {
              FROM ",
             $rows,
             " AS e JOIN connections x ON x.id = e.value ->> 'connection'
-             WHERE x.generation = CAST(e.value ->> 'generation' AS BIGINT) AND x.status || '' = 'active'
+             WHERE x.generation = CAST(e.value ->> 'generation' AS BIGINT)
+               AND x.status || substr(e.value ->> 'id', 1, 0) = 'active'
                AND (CAST(e.value ->> 'despite_hold' AS BIGINT) = 1
                     OR NOT EXISTS (SELECT 1 FROM guard g WHERE g.held_since IS NOT NULL))
              ON CONFLICT (connection_id, generation) DO UPDATE SET send_no = attempts.send_no + 1,
@@ -42,7 +44,8 @@ macro_rules! mark_sent {
                     e.value ->> 'holder' AS by_holder, CAST(e.value ->> 'now' AS BIGINT) AS now FROM ",
             $rows,
             " AS e) AS r
-             WHERE connection_id = r.connection AND generation = r.seen AND holder = r.by_holder AND state = 'unsent'
+             WHERE connection_id = r.connection AND generation = r.seen AND holder = r.by_holder
+               AND state || substr(r.connection, 1, 0) = 'unsent'
              RETURNING connection_id"
         )
     };
@@ -61,7 +64,7 @@ macro_rules! end {
             $rows,
             " AS e) AS r
              WHERE connection_id = r.connection AND generation = r.seen AND holder = r.by_holder
-               AND state IN ('unsent', 'sent')
+               AND state || substr(r.connection, 1, 0) IN ('unsent', 'sent')
              RETURNING connection_id"
         )
     };
@@ -90,7 +93,8 @@ macro_rules! settle {
                     CAST(e.value ->> 'due_at' AS BIGINT) AS new_due_at, CAST(e.value ->> 'now' AS BIGINT) AS now FROM ",
             $rows,
             " AS e) AS r
-             WHERE id = r.connection AND generation = r.seen AND status || '' IN ('active', 'needs_reauth') RETURNING id"
+             WHERE id = r.connection AND generation = r.seen
+               AND status || substr(r.connection, 1, 0) IN ('active', 'needs_reauth') RETURNING id"
         )
     };
 }
@@ -116,7 +120,8 @@ macro_rules! mark_failing {
              FROM (SELECT e.value ->> 'connection' AS connection, CAST(e.value ->> 'generation' AS BIGINT) AS seen,
                     e.value ->> 'outcome' AS outcome, CAST(e.value ->> 'now' AS BIGINT) AS now FROM ",
             $rows,
-            " AS e) AS r WHERE id = r.connection AND generation = r.seen AND status || '' = 'active' RETURNING id"
+            " AS e) AS r WHERE id = r.connection AND generation = r.seen
+               AND status || substr(r.connection, 1, 0) = 'active' RETURNING id"
         )
     };
 }

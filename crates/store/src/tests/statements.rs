@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use sqlx::{Executor, SqlSafeStr};
+use sqlx::{AssertSqlSafe, Executor, SqlSafeStr};
 
 use super::support::each_place;
 use crate::{
@@ -45,6 +45,34 @@ async fn every_statement_prepares_on_its_engines() {
                 for (name, text) in BOTH.into_iter().chain(POSTGRES).flatten() {
                     let prepared = pool.prepare((*text).into_sql_str()).await;
                     assert!(prepared.is_ok(), "{name} on PostgreSQL: {:?}", prepared.err());
+                }
+            }
+        }
+        database.close().await;
+    })
+    .await;
+}
+
+/// A plan is kept while the tables grow, so it must suit large ones also where it was made on empty ones.
+#[tokio::test]
+async fn groups_look_up_every_row_by_its_key_though_planned_on_empty_tables() {
+    each_place(async |place| {
+        let database = place.database().await;
+        if let Db::Postgres(pool) = &database.db {
+            for (name, text) in groups::POSTGRES.iter().filter(|(name, _)| !name.ends_with("TO_REFRESH_POSTGRES")) {
+                let mut tx = pool.begin_by_key().await.expect("a transaction");
+                (&mut tx).execute("SET LOCAL plan_cache_mode = force_generic_plan").await.expect("a setting");
+                let prepare = AssertSqlSafe(format!("PREPARE looked_up (text) AS {text}"));
+                (&mut tx).execute(prepare).await.expect("a statement");
+                let explain = "EXPLAIN EXECUTE looked_up('[]')";
+                let plan: Vec<String> = sqlx::query_scalar(explain).fetch_all(&mut tx).await.expect("a plan");
+                let plan = plan.join("\n");
+                (&mut tx).execute("DEALLOCATE looked_up").await.expect("no statement");
+                for table in ["connections", "attempts", "due"] {
+                    assert!(!plan.contains(&format!("Seq Scan on {table}")), "{name} reads all of {table}:\n{plan}");
+                }
+                if !name.contains("PUT_DUE") {
+                    assert!(plan.contains("Index Cond: "), "{name} looks nothing up:\n{plan}");
                 }
             }
         }

@@ -64,7 +64,7 @@ impl Place {
         sqlx::query(AssertSqlSafe(create)).execute(&mut connection).await.expect("a database");
         connection.close().await.expect("closed");
         let url = with_database(&server, &name);
-        let settings = DatabaseSettings::Postgres { url, max_connections: 4, patience: Patience::default() };
+        let settings = DatabaseSettings::Postgres { url, max_connections: 8, patience: Patience::default() };
         Self { settings, _directory: None, server: Some((server, name)) }
     }
 
