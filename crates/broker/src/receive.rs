@@ -274,8 +274,18 @@ impl Broker {
         next_try_at: Timestamp,
     ) -> Result<(), BrokerError> {
         let end = EndAttempt { state, outcome, next_try_at, now: self.now() };
+        let holder = &self.inner.holder;
         // That a token was not spent is known here alone.
-        self.write_surely(connection.id, || self.store().end_attempt(connection, &self.inner.holder, end)).await?;
+        let ended = self.write_surely(connection.id, || self.store().end_attempt(connection, holder, end)).await?;
+        if ended || state != AttemptState::Unsent {
+            return Ok(());
+        }
+        // Another replica may have given this process up, and with it a grant whose token never left.
+        let mut event = self.connection_event(connection, Actor::System, Action::ConnectionRecovered);
+        event.detail = json!({ "outcome": outcome, "generation": connection.generation });
+        if self.write_surely(connection.id, || self.store().take_back_stop(connection, holder, end, &event)).await? {
+            tracing::warn!(connection.id = %connection.id, outcome, "connection {} does not need its owner after all: its refresh token never left", connection.id);
+        }
         Ok(())
     }
 }

@@ -43,6 +43,8 @@ text_enum!(
         ConnectionRefreshed => "connection.refreshed",
         /// A connection needs its owner again.
         ConnectionNeedsReauth => "connection.needs_reauth",
+        /// A connection does not need its owner after all: its refresh token never left.
+        ConnectionRecovered => "connection.recovered",
         /// A connection was revoked here.
         ConnectionRevoked => "connection.revoked",
         /// A connection was purged.

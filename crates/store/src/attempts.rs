@@ -253,4 +253,48 @@ impl TokenStore {
         self.cache.forget_connection(attempt.connection_id);
         Ok(if ended { Stopped::WithItsGrant } else { Stopped::Alone })
     }
+
+    /// Takes back what [`stop_abandoned`](Self::stop_abandoned) did, both or neither: the holder has come back and says
+    /// that the token never left. False if it was not stopped, or somebody connected anew or revoked meanwhile.
+    pub async fn take_back_stop(
+        &self,
+        connection: &Connection,
+        holder: &str,
+        end: EndAttempt<'_>,
+        audit: &AuditEvent,
+    ) -> Result<bool, StoreError> {
+        let id = connection.id.to_string();
+        let mut tx = self.db.begin_write().await?;
+        let (grant, attempt) = on_tx!(&mut tx, |executor| {
+            let grant = sqlx::query(sql::TAKE_BACK_DEATH)
+                .bind(&id)
+                .bind(connection.generation)
+                .bind(end.next_try_at.as_millis())
+                .bind(end.outcome)
+                .bind(end.now.as_millis())
+                .bind(ReauthReason::UnknownOutcome.as_str())
+                .execute(&mut *executor)
+                .await?
+                .rows_affected();
+            let attempt = sqlx::query(sql::TAKE_BACK_STOP)
+                .bind(&id)
+                .bind(connection.generation)
+                .bind(holder)
+                .bind(end.outcome)
+                .bind(end.next_try_at.as_millis())
+                .bind(end.now.as_millis())
+                .execute(executor)
+                .await?
+                .rows_affected();
+            (grant == 1, attempt == 1)
+        });
+        if !grant || !attempt {
+            return Ok(false);
+        }
+        put_due(&mut tx, connection.id, Some(end.next_try_at)).await?;
+        write_audit(&mut tx, audit).await?;
+        tx.commit().await?;
+        self.cache.forget_connection(connection.id);
+        Ok(true)
+    }
 }

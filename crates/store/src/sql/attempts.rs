@@ -17,10 +17,22 @@ pub(crate) const ABANDONED: &str = "SELECT a.connection_id, a.generation, a.id, 
 pub(crate) const RESOLVE: &str = "UPDATE attempts SET state = $4, outcome = $5, next_try_at = $6, updated_at = $7 \
      WHERE connection_id = $1 AND generation = $2 AND state = 'sent' AND send_no = $3 AND lease_until <= $7";
 
+/// The holder of an attempt that others have stopped says that nothing was sent.
+pub(crate) const TAKE_BACK_STOP: &str = "UPDATE attempts SET state = 'unsent', outcome = $4, next_try_at = $5, \
+     lease_until = $6, updated_at = $6 \
+     WHERE connection_id = $1 AND generation = $2 AND holder = $3 AND state = 'stopped'";
+
+/// The same of the grant that was stopped with it.
+pub(crate) const TAKE_BACK_DEATH: &str = "UPDATE connections SET status = 'active', reauth_reason = NULL, \
+     reauth_since = NULL, refresh_due_at = $3, last_outcome = $4, last_attempt_at = $5, updated_at = $5 \
+     WHERE id = $1 AND generation = $2 AND status = 'needs_reauth' AND reauth_reason = $6";
+
 #[cfg(test)]
 pub(crate) const ALL: &[(&str, &str)] = &[
     ("attempts::FIND", FIND),
     ("attempts::SETTLE_LATE", SETTLE_LATE),
     ("attempts::ABANDONED", ABANDONED),
     ("attempts::RESOLVE", RESOLVE),
+    ("attempts::TAKE_BACK_STOP", TAKE_BACK_STOP),
+    ("attempts::TAKE_BACK_DEATH", TAKE_BACK_DEATH),
 ];

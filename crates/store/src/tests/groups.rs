@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use valetkey_core::{
-    Action, AttemptId, AttemptState, Connection, Label, Owner, ReauthReason, RevocationId, Secret, Status,
-    SystemEntropy, Timestamp,
+    Action, AttemptId, AttemptState, Connection, Label, Owner, ReauthReason, RevocationId, RevocationReason, Secret,
+    Status, SystemEntropy, Timestamp,
 };
 
 use super::support::{at, each_store, event, events, number, put_connector, run};
-use crate::{Connect, Connected, EndAttempt, NewAttempt, Settle, Settled, Slots, Stopped, TokenStore, db::Db};
+use crate::{
+    Connect, Connected, EndAttempt, NewAttempt, Settle, Settled, Slots, Stopped, ToRevoke, TokenStore, db::Db,
+};
 
 fn token_set(name: &str, now: Timestamp) -> valetkey_core::TokenSet {
     valetkey_core::TokenSet {
@@ -241,6 +243,50 @@ async fn a_late_answer_whose_commit_was_in_doubt_is_taken_back_once() {
         }
         assert_eq!(number(store, "SELECT CAST(COUNT(*) AS BIGINT) FROM revocations").await, 2);
         assert_eq!(events(store, Action::ConnectionRefreshed).await, 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stop_is_taken_back_by_whoever_knows_that_nothing_was_sent() {
+    each_store(async |store| {
+        let connections = connections(store, 3).await;
+        for connection in &connections {
+            let sent = NewAttempt { state: AttemptState::Sent, ..attempt(connection, "us") };
+            assert!(store.record_attempt(&sent).await.unwrap().is_some());
+        }
+        let [stopped, revoked, running] = &connections[..] else { panic!() };
+        let later = at(50_000);
+        for connection in [stopped, revoked] {
+            let found = store.find_attempt(connection.id, connection.generation).await.unwrap().unwrap();
+            let audit = event(Action::ConnectionNeedsReauth, later);
+            let reason = ReauthReason::UnknownOutcome;
+            let ended = store.stop_abandoned(&found, reason, "process_died", later, &audit).await.unwrap();
+            assert_eq!(ended, Stopped::WithItsGrant);
+        }
+        let id = || RevocationId::new(later, &SystemEntropy);
+        let list = [ToRevoke { connection: revoked.id, refresh: id(), access: id() }];
+        let audit = [event(Action::ConnectionRevoked, later)];
+        store.revoke_connections(&revoked.space, &list, RevocationReason::Operator, later, &audit).await.unwrap();
+        let end = EndAttempt { state: AttemptState::Unsent, outcome: "gate_closed", next_try_at: at(9), now: later };
+        let take_back = async |connection: &Connection, holder: &str| {
+            let audit = event(Action::ConnectionRecovered, later);
+            store.take_back_stop(connection, holder, end, &audit).await.unwrap()
+        };
+        assert!(!take_back(stopped, "them").await, "only its holder knows");
+        assert!(!take_back(revoked, "us").await, "a revoked connection stays revoked");
+        assert!(!take_back(running, "us").await, "nothing was stopped");
+        assert!(take_back(stopped, "us").await);
+        assert!(!take_back(stopped, "us").await, "once");
+        assert_eq!(events(store, Action::ConnectionRecovered).await, 1);
+        let found = store.read_stored(stopped.id).await.unwrap().unwrap();
+        assert_eq!((found.connection.status, found.connection.needs_reauth), (Status::Active, None));
+        let attempt = store.find_attempt(stopped.id, stopped.generation).await.unwrap().unwrap();
+        assert_eq!((attempt.state, attempt.outcome.as_deref()), (AttemptState::Unsent, Some("gate_closed")));
+        let due = store.claim_due(later, at(90_000), 9).await.unwrap();
+        assert!(due.contains(&stopped.id) && !due.contains(&revoked.id), "and it is due again");
+        let status = store.read_stored(revoked.id).await.unwrap().unwrap().connection.status;
+        assert_ne!(status, Status::Active);
     })
     .await;
 }
