@@ -84,7 +84,7 @@ where
             async move {
                 let started = Instant::now();
                 let response = guarded(id.clone(), answer).await;
-                let response = finished(response, &id, Some(&metrics));
+                let response = finished(response, &id, &metrics);
                 tell(&method, route.as_ref(), &response, started);
                 Ok(response)
             }
@@ -94,18 +94,18 @@ where
 }
 
 /// The same edge around the answer to one request, with no more than a line for who debugs: for the hot path, whose handler
-/// calls it itself and counts its failures.
+/// calls it itself.
 ///
 /// No `async fn`, as [`guarded`]: each would keep a second copy of the future that it is given, and all of it is moved to
 /// the heap with each call.
-pub(crate) fn lean<F, R>(id: String, answer: F) -> impl Future<Output = Response>
+pub(crate) fn lean<F, R>(id: String, metrics: Arc<Metrics>, answer: F) -> impl Future<Output = Response>
 where
     F: Future<Output = R>,
     R: IntoResponse,
 {
     guarded(id.clone(), answer.map(Ok)).map(move |response| {
         tracing::debug!(request.id = id, http.status = response.status().as_u16(), "answered a token call");
-        finished(response, &id, None)
+        finished(response, &id, &metrics)
     })
 }
 
@@ -127,11 +127,9 @@ where
 struct Panicked;
 
 /// Counts a problem, writes its body, logs its cause; sets the headers of every answer.
-fn finished(mut response: Response, id: &str, metrics: Option<&Metrics>) -> Response {
+fn finished(mut response: Response, id: &str, metrics: &Metrics) -> Response {
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        if let Some(metrics) = metrics {
-            metrics.problem_answered(problem.code().as_str());
-        }
+        metrics.problem_answered(problem.code().as_str());
         if let Some(cause) = problem.cause() {
             log_cause(id, problem.code().as_str(), cause);
         }
@@ -197,9 +195,22 @@ mod tests {
         read(router.oneshot(request).await.expect("an answer")).await
     }
 
+    /// The answer of the hot path's edge, and whether it counted one problem of this code.
+    async fn lean_answer<R: IntoResponse>(
+        code: ProblemCode,
+        answer: impl Future<Output = R>,
+    ) -> ((Response<()>, serde_json::Value), bool) {
+        let metrics = Arc::new(Metrics::new());
+        let answer = read(lean("mine".to_owned(), Arc::clone(&metrics), answer).await).await;
+        let line = format!("valetkey_problems_total{{code=\"{}\"}} 1", code.as_str());
+        (answer, metrics.encode().contains(&line))
+    }
+
     #[tokio::test]
     async fn a_panic_becomes_a_problem_that_tells_nothing() {
-        for (response, body) in [ask("/boom").await, read(lean("mine".to_owned(), boom()).await).await] {
+        let (lean, counted) = lean_answer(ProblemCode::InternalError, boom()).await;
+        assert!(counted);
+        for (response, body) in [ask("/boom").await, lean] {
             assert_eq!(response.status(), 500);
             assert_eq!(body["code"], "internal-error");
             assert_eq!(body["request_id"], "mine");
@@ -209,7 +220,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_problem_carries_the_id_of_its_request() {
-        for (response, body) in [ask("/limited").await, read(lean("mine".to_owned(), limited()).await).await] {
+        let (lean, counted) = lean_answer(ProblemCode::LimitReached, limited()).await;
+        assert!(counted);
+        for (response, body) in [ask("/limited").await, lean] {
             assert_eq!(response.status(), 429);
             assert_eq!(response.headers()[X_REQUEST_ID], "mine");
             assert_eq!(body["request_id"], "mine");
@@ -219,7 +232,8 @@ mod tests {
 
     #[tokio::test]
     async fn every_answer_forbids_sniffing_and_keeping() {
-        for (response, _) in [ask("/fine").await, read(lean("mine".to_owned(), async { "fine" }).await).await] {
+        let (lean, _) = lean_answer(ProblemCode::InternalError, async { "fine" }).await;
+        for (response, _) in [ask("/fine").await, lean] {
             assert_eq!(response.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
             assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
         }

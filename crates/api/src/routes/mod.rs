@@ -20,6 +20,8 @@ mod token;
 
 pub(crate) use self::token::token_call;
 
+use std::sync::Arc;
+
 use axum::{
     Router,
     extract::State,
@@ -130,5 +132,5 @@ async fn other_methods() -> Problem {
 
 async fn other_methods_hot(State(api): State<Api>, headers: HeaderMap) -> Response {
     let id = api.request_id(&headers);
-    lean(id, async { token::counted(&api, other_methods().await) }).await
+    lean(id, Arc::clone(api.broker().metrics()), other_methods()).await
 }

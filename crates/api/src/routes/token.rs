@@ -1,11 +1,12 @@
 //! The token call: what everything else exists for, and the one hot path.
 
+use std::sync::Arc;
+
 use axum::{
     extract::{FromRequest, FromRequestParts, Request, State},
     http::StatusCode,
     response::Response,
 };
-use futures::TryFutureExt;
 use valetkey_core::{ConnectorId, PresentedKey};
 
 use crate::{
@@ -27,24 +28,18 @@ use crate::{
     request_body = TokenIn, responses((status = OK, description = "The token", body = TokenOut)))]
 pub(super) async fn fetch_token(State(api): State<Api>, request: Request) -> Response {
     let id = api.request_id(request.headers());
-    lean(id, routed(&api, request).map_err(|problem| counted(&api, problem))).await
+    lean(id, Arc::clone(api.broker().metrics()), routed(&api, request)).await
 }
 
 /// The same where the connector is known already.
 pub(crate) fn token_call(api: Api, connector: ConnectorId, request: Request) -> impl Future<Output = Response> {
     let id = api.request_id(request.headers());
-    lean(id, async move {
+    let metrics = Arc::clone(api.broker().metrics());
+    lean(id, metrics, async move {
         let (mut parts, body) = request.into_parts();
-        let count = |problem| counted(&api, problem);
-        let Presented(key) = Presented::from_request_parts(&mut parts, &api).await.map_err(count)?;
-        answer(&api, &key, connector, Request::from_parts(parts, body)).await.map_err(count)
+        let Presented(key) = Presented::from_request_parts(&mut parts, &api).await?;
+        answer(&api, &key, connector, Request::from_parts(parts, body)).await
     })
-}
-
-/// Counts a failure of this call: its edge has no numbers at hand, and who is served shall pay nothing for them.
-pub(crate) fn counted(api: &Api, problem: Problem) -> Problem {
-    api.broker().metrics().problem_answered(problem.code().as_str());
-    problem
 }
 
 async fn routed(api: &Api, request: Request) -> Result<Response, Problem> {
