@@ -177,7 +177,7 @@ async fn callbacks(app: &TestApp, count: usize, wanted: std::ops::RangeInclusive
     let connector = app.connector(ConnectorSpec::oauth2()).await;
     let started = app.start_flow(&connector, &connector.redirect("u-1")).await;
     let browser = app.browser("u-1");
-    let callback = browser.consent(&browser.open(&started.start_url).await).await;
+    let location = browser.open(&started.start_url).await;
     let bystander = Bystander::start(app).await;
     let rows_before = rows(app).await;
     let path = format!("/oauth/callback/{}?code=x&state=made-up", connector.id);
@@ -192,7 +192,7 @@ async fn callbacks(app: &TestApp, count: usize, wanted: std::ops::RangeInclusive
     assert!(bystander.over().await > 0);
     assert_eq!(rows(app).await, rows_before);
     // Who comes with the right state and cookie is not counted, and comes home.
-    let home = browser.come_home(&callback).await;
+    let home = browser.come_home(&browser.consent(&location).await).await;
     app.finish(&connector, &home, "u-1").await.expect(200).done();
 }
 
