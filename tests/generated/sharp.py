@@ -59,8 +59,8 @@ def requests(operation, depth):
         places += [("body", path) for path in _texts(content["schema"], document)]
     for part, path in places:
         for text in TEXTS[:depth]:
-            if part == "path_parameters" and text == "..":
-                # The client resolves it (RFC 3986, section 5.2.4), and asks another address.
+            if part == "path_parameters" and {"", "..", "."} & set(text.split("/")):
+                # The client resolves these (RFC 3986, section 5.2.4), and asks another address.
                 continue
             parts = {"path_parameters": dict.fromkeys(names["path_parameters"], "0")}
             if media_type:
