@@ -135,7 +135,7 @@ fn a_commit_whose_end_nobody_heard_took_place_once() {
 
 /// A refresh whose second mark is written, unheard of: its token never leaves. `meanwhile` is what others do before the
 /// network carries again; in the end the grant lives.
-fn a_mark_in_doubt(meanwhile: impl AsyncFn(&TestApp, &str), in_the_end: impl AsyncFn(&TestApp)) {
+fn a_mark_in_doubt(meanwhile: impl AsyncFnOnce(&TestApp, &str), in_the_end: impl AsyncFnOnce(&TestApp)) {
     let network = Network::new();
     let armed = Arc::new(AtomicBool::new(false));
     let (arms, cuts) = (Arc::clone(&armed), network.clone());
