@@ -156,7 +156,7 @@ impl TokenStore {
         let writes: Vec<&Write> = group.iter().map(|waiting| &waiting.write).collect();
         match self.write_together(&writes).await {
             Ok(written) => {
-                for waiting in &group {
+                for waiting in group.iter().filter(|waiting| waiting.write.changes_connection()) {
                     self.cache.forget_connection(waiting.connection);
                 }
                 for (waiting, written) in group.into_iter().zip(written) {
@@ -190,7 +190,9 @@ impl TokenStore {
                 continue;
             }
             let written = self.write_together(&[&waiting.write]).await.map(|mut written| written.swap_remove(0));
-            self.cache.forget_connection(waiting.connection);
+            if waiting.write.changes_connection() {
+                self.cache.forget_connection(waiting.connection);
+            }
             let written = written.map_err(|error| {
                 let unavailable = error.is_unavailable();
                 let error = Arc::new(error);

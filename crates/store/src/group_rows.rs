@@ -25,6 +25,16 @@ pub(crate) enum Write {
     MoveDue(DueRow),
 }
 
+impl Write {
+    /// Whether it changes the connection itself, which may be in memory.
+    pub(crate) fn changes_connection(&self) -> bool {
+        match self {
+            Self::Settle(_) | Self::Failing(..) => true,
+            Self::Record(_) | Self::MarkSent(_) | Self::End(_) | Self::MoveDue(_) => false,
+        }
+    }
+}
+
 /// What became of it.
 #[derive(Debug)]
 pub(crate) enum Written {

@@ -292,6 +292,26 @@ async fn a_stop_is_taken_back_by_whoever_knows_that_nothing_was_sent() {
 }
 
 #[tokio::test]
+async fn a_connection_stays_in_memory_until_a_write_changes_it() {
+    each_store(async |store| {
+        let connection = connections(store, 1).await.remove(0);
+        store.find_stored(connection.id).await.unwrap();
+        let in_memory = || store.cache.connection(connection.id).is_some();
+        let kept = matches!(store.db, Db::Sqlite(_));
+        assert_eq!(in_memory(), kept);
+        assert!(store.record_attempt(&attempt(&connection, "us")).await.unwrap().is_some());
+        store.move_due(connection.id, Some(at(3))).await.unwrap();
+        assert_eq!(in_memory(), kept, "its attempts and due points are not in memory");
+        assert!(store.mark_failing(&connection, "timeout", None, at(3)).await.unwrap());
+        assert!(!in_memory());
+        let found = store.find_stored(connection.id).await.unwrap().unwrap();
+        let last = found.connection.last_attempt.as_ref();
+        assert_eq!(last.map(|last| last.outcome.as_str()), Some("timeout"));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_attempt_is_stopped_with_its_grant_or_not_at_all() {
     each_store(async |store| {
         let connections = connections(store, 2).await;
